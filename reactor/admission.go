@@ -7,63 +7,77 @@ import (
 	"time"
 )
 
-// An Admitter is a Handler that tells guests, whose login is under way, from those it knows. What the known
-// send is handled at once; what guests send waits where there is much of it, and so do their handshakes.
+// An AdmissionHandler is a Handler that distinguishes unauthenticated connections (their login is under
+// way) from established sessions. Input of established sessions is handled at once. Input and TLS
+// handshakes of unauthenticated connections pass admission: they wait while there is much of it.
 type AdmissionHandler interface {
 	Handler
-	// Unauthenticated reports whether c is one, and which host it asked for; 0 before it has. On c's loop.
-	Unauthenticated(c *Conn) (host uint32, guest bool)
-	// OnAdmissionRefused: as many guests wait as may, and c is sent away. It may Append and Close; if it
-	// doesn't close, the reason is ErrAdmissionFull. On c's loop.
+	// Unauthenticated reports whether c is an unauthenticated connection, and a number for the host that
+	// it wants to log in to; 0 before the host is known. Admission is fair between hosts. On c's loop.
+	Unauthenticated(c *Conn) (host uint32, unauthenticated bool)
+	// OnAdmissionRefused is called when c can't be queued because the admission queue is full. It may
+	// Append an error and Close. If it does not close c, the reason is ErrAdmissionFull. On c's loop.
 	OnAdmissionRefused(c *Conn)
 }
 
-// ErrAdmissionFull is what OnClose gets for a guest that found the queue full.
+// ErrAdmissionFull is what OnClose gets for an unauthenticated connection that found the admission
+// queue full.
 var ErrAdmissionFull = errors.New("reactor: too many wait to log in")
 
-// Costs are in microseconds of a core of 2026. What matters is that they stand to each other, and to a
-// second, as the work does.
+// Costs of the work of unauthenticated connections, in microseconds of a core of 2026. They are constants,
+// as a measured time would charge a connection for what else the machine did. Only their relation to each
+// other and to a second matters.
 const (
-	LoginStepCost = 30  // what a guest sends at a time: a header, a step of SASL, a bind
-	HandshakeCost = 250 // a TLS handshake with an ECDSA certificate
+	// LoginStepCost is the cost of one input: a stream header, a step of SASL, a bind.
+	LoginStepCost = 30
+	// HandshakeCost is the cost of a TLS handshake with an ECDSA certificate.
+	HandshakeCost = 250
 )
 
 const (
-	// turnQuota is how much of guests' work begins between two looks at the sockets.
+	// turnQuota is the cost of the work that may begin between two polls: a millisecond.
 	turnQuota = 1000
-	// defaultAdmissionBurst is how much may begin at once on a loop that had little to do.
+	// defaultAdmissionBurst is the size of the token bucket, as a cost: 10 ms of work may begin at once.
 	defaultAdmissionBurst = 10_000
-	// loginCPUPercent is what guests get of a core, in percent, while the loop has work for others;
-	// sessionActivityWindow is how long it is taken to have some behind the last. Without any they get it
-	// all.
+	// loginCPUPercent is the rate at which the bucket fills, in percent of a core, while established
+	// sessions are active on the loop. They are taken to be active for sessionActivityWindow after one of
+	// them sent something. Otherwise each refill fills the bucket.
 	loginCPUPercent       = 70
 	sessionActivityWindow = 100 * time.Millisecond
-	// defaultAdmissionQueue is how many may wait on a loop, a quarter of them only in the middle of their
-	// login, and maxQueuedBytes what all of them may have sent.
+	// defaultAdmissionQueue bounds the queue of a loop: 8,192 steps are a quarter of a second of a core.
+	// A connection that has not named a host may fill three quarters of it; the last quarter is for logins
+	// that have begun. maxQueuedBytes bounds the input of all queued connections.
 	defaultAdmissionQueue = 8192
 	maxQueuedBytes        = 16 << 20
 )
 
-// An admission says when the work for guests of one loop begins. Steps, handshakes and what the handler
-// charges (reads of the store, derivations of keys) draw, each as much as it costs, from one bucket that
-// time fills, and from a share of each turn. Who finds either empty waits: hosts come in turn, of a host
-// its addresses, of an address who came first; and the more somebody's work has cost, the later is the
-// next. While few log in, nobody waits, and nothing is allocated. On the loop.
+// An admission decides when the work of one loop's unauthenticated connections begins. A piece of work is
+// a login step, a handshake, or what the handler charges (reads of the store, derivations of keys). Each
+// takes its cost from one token bucket, which time fills, and from the quota of the turn. Work that finds
+// either empty waits in a queue, one for handshakes and one for all else, which are served in turn. Each
+// queue is a deficit round robin by host and then by address, first come first served within an address.
+// While few connections log in, nothing waits and nothing is allocated. Loops share only the limit of
+// handshakes in flight, and the count of waiters in handshakeSlots. On the loop.
 type admission struct {
-	l                      *Loop
-	tokens                 int // below zero where work cost more than was known when it began
-	refilledAt             time.Time
-	lastSessionInput       time.Time // when somebody known was read from
-	turnSpent              int       // of turnQuota
-	burst, maxQueued       int       // defaultAdmissionBurst, defaultAdmissionQueue
-	queuedBytes            int       // that those who wait have sent
-	timerArmed             bool      // a timer asks for the next turn
-	loginSteps, handshakes fairQueue
-	handshakeTurn          bool // whose turn it is, of the two queues
-	queued                 map[*Conn]*waiter
+	l *Loop
+	// tokens is the content of the bucket, in microseconds of work. It is negative after work that
+	// cost more than was there.
+	tokens           int
+	refilledAt       time.Time // when tokens was last set from the time
+	lastSessionInput time.Time // when an established session last sent something
+	// turnSpent is the cost of the work since the last poll. From turnQuota on nothing more begins.
+	turnSpent              int
+	burst, maxQueued       int       // Config.AdmissionBurst and AdmissionQueue
+	queuedBytes            int       // input of the connections in queued
+	timerArmed             bool      // a timer will ask for the next turn
+	loginSteps, handshakes fairQueue // steps and all else but handshakes; handshakes
+	handshakeTurn          bool      // next took from handshakes last
+	// queued holds the waiters of connections. Functions of RunAdmitted are not in it.
+	queued map[*Conn]*waiter
 }
 
-// tryAdmit reports whether work may begin now, and pays for it.
+// tryAdmit reports whether work of this cost may begin now, and takes the cost. It does not while
+// other work waits that could begin.
 func (a *admission) tryAdmit(cost int) bool {
 	if a.hasRunnable() || a.turnSpent >= turnQuota || !a.refill() {
 		return false
@@ -72,18 +86,20 @@ func (a *admission) tryAdmit(cost int) bool {
 	return true
 }
 
-// hasRunnable reports whether somebody waits who could go on: handshakes can't while as many as may are
-// under way.
+// hasRunnable reports whether work is queued that could begin. At the limit of handshakes in
+// flight, queued handshakes can't.
 func (a *admission) hasRunnable() bool {
 	return a.loginSteps.size > 0 || a.handshakes.size > 0 && !a.l.r.handshakeLimit.full()
 }
 
+// debit takes a cost from the bucket and from the turn's quota. Either may become overdrawn.
 func (a *admission) debit(cost int) {
 	a.tokens -= cost
 	a.turnSpent += cost
 }
 
-// refill adds what time has brought, and reports whether there is anything.
+// refill adds the tokens that the time since the last refill has brought, and reports whether there
+// are any. Without active sessions, or after a second without a refill, the bucket is filled up.
 func (a *admission) refill() bool {
 	switch d := a.l.now.Sub(a.refilledAt); {
 	case a.l.now.Sub(a.lastSessionInput) >= sessionActivityWindow || d >= time.Second:
@@ -97,34 +113,37 @@ func (a *admission) refill() bool {
 	return a.tokens > 0
 }
 
-// enqueue queues c, which has sent so many bytes; false: there is no room.
-func (a *admission) enqueue(c *Conn, shake bool, size int) bool {
+// enqueue queues c's handshake or the size bytes of input that it has sent, and sets
+// flagAdmissionQueued. It returns false, and changes nothing, if the queue is full.
+func (a *admission) enqueue(c *Conn, handshake bool, size int) bool {
 	var host uint32
 	if c.endpoint.admitter != nil {
 		host, _ = c.endpoint.admitter.Unauthenticated(c)
 	}
-	room := a.maxQueued
+	limit := a.maxQueued
 	if host == 0 && !c.Secure() {
-		room -= room / 4
+		limit -= limit / 4
 	}
-	if a.queueLen() >= room || a.queuedBytes+size > maxQueuedBytes {
+	if a.queueLen() >= limit || a.queuedBytes+size > maxQueuedBytes {
 		return false
 	}
-	w := &waiter{c: c, queuedAt: a.l.now, size: size, handshake: shake, cost: LoginStepCost}
-	if shake {
+	w := &waiter{c: c, queuedAt: a.l.now, size: size, handshake: handshake, cost: LoginStepCost}
+	if handshake {
 		w.cost = HandshakeCost
 	}
 	a.queued[c] = w
 	a.queuedBytes += size
-	a.queueFor(shake).push(host, AddrKey(c.Remote().Addr()), w)
+	a.queueFor(handshake).push(host, AddrKey(c.Remote().Addr()), w)
 	a.l.r.handshakeSlots.queued.Add(1)
 	c.flags |= flagAdmissionQueued
 	a.scheduleRun()
 	return true
 }
 
-// RunAdmitted has f, which begins work that costs so many microseconds elsewhere, run when it is the turn
-// of a guest of a host: now, if nobody waits. false: as many wait as may, and f is not run. On the loop.
+// RunAdmitted runs f when it is the turn of an unauthenticated connection of this host and address:
+// inside the call if nothing waits, otherwise after a later poll. f begins work elsewhere that
+// costs cost microseconds, as a derivation of a key does. False means that the queue is full; f
+// will not run then.
 func (l *Loop) RunAdmitted(host uint32, addr netip.Addr, cost int, f func()) bool {
 	l.AssertOwned()
 	a := &l.admission
@@ -142,23 +161,25 @@ func (l *Loop) RunAdmitted(host uint32, addr netip.Addr, cost int, f func()) boo
 	return true
 }
 
-// queueLen is how many wait.
+// queueLen returns the number of waiters in both queues.
 func (a *admission) queueLen() int { return a.loginSteps.size + a.handshakes.size }
 
-// addBytes notes that c, which waits, has sent n more bytes.
+// addBytes notes that c, which is in queued, has sent n more bytes. They are counted, and not
+// refused here: reading is off from then on.
 func (a *admission) addBytes(c *Conn, n int) {
 	a.queued[c].size += n
 	a.queuedBytes += n
 }
 
-func (a *admission) queueFor(shake bool) *fairQueue {
-	if shake {
+// queueFor returns the queue of handshakes, or that of login steps.
+func (a *admission) queueFor(handshake bool) *fairQueue {
+	if handshake {
 		return &a.handshakes
 	}
 	return &a.loginSteps
 }
 
-// cancel takes c, which is gone, out of its queue.
+// cancel removes c, which closes, from its queue.
 func (a *admission) cancel(c *Conn) {
 	if w := a.queued[c]; w != nil {
 		a.queueFor(w.handshake).remove(w)
@@ -167,6 +188,7 @@ func (a *admission) cancel(c *Conn) {
 	}
 }
 
+// untrack forgets that w's connection, if it has one, waits.
 func (a *admission) untrack(w *waiter) {
 	if w.c == nil {
 		return
@@ -176,13 +198,15 @@ func (a *admission) untrack(w *waiter) {
 	w.c.flags &^= flagAdmissionQueued
 }
 
-// ChargeAdmission has a guest of a host pay for work that it has set off elsewhere, as a read of the
-// store. On the loop.
+// ChargeAdmission charges an unauthenticated connection of this host and address for work that it
+// has caused already, as a read of the store: the bucket is debited, and later work of that address
+// waits longer.
 func (l *Loop) ChargeAdmission(host uint32, addr netip.Addr, cost int) {
 	l.AssertOwned()
 	l.admission.charge(host, addr, cost)
 }
 
+// charge is ChargeAdmission for a without the check of the goroutine.
 func (a *admission) charge(host uint32, addr netip.Addr, cost int) {
 	a.debit(cost)
 	if a.loginSteps.size > 0 {
@@ -190,7 +214,8 @@ func (a *admission) charge(host uint32, addr netip.Addr, cost int) {
 	}
 }
 
-// runQueued lets in whom there is something for, and says when to look again. Sockets have been looked at.
+// runQueued begins queued work, after a poll, until the bucket, the quota of the turn or turnBudget
+// is used up. It then schedules the next run, if work is left.
 func (a *admission) runQueued() {
 	a.turnSpent = 0
 	start := a.l.now
@@ -211,7 +236,7 @@ func (a *admission) runQueued() {
 	}
 }
 
-// runWaiter begins what w has waited for; a panic ends it alone.
+// runWaiter takes the cost of w and begins its work. A panic in it closes w's connection only.
 func (a *admission) runWaiter(w *waiter) {
 	defer a.l.recoverPanic(w.c)
 	a.debit(w.cost)
@@ -225,11 +250,11 @@ func (a *admission) runWaiter(w *waiter) {
 	a.l.recordTurn(d)
 }
 
-// next takes a waiter from the one queue and the other in turn, nil if none can go on.
+// next takes a waiter from the two queues in turn. It returns nil if none can begin.
 func (a *admission) next() *waiter {
-	shakes := a.handshakes.size > 0 && !a.l.r.handshakeLimit.full()
-	if a.handshakeTurn = !a.handshakeTurn && shakes || a.loginSteps.size == 0; a.handshakeTurn {
-		if !shakes {
+	runnableHandshakes := a.handshakes.size > 0 && !a.l.r.handshakeLimit.full()
+	if a.handshakeTurn = !a.handshakeTurn && runnableHandshakes || a.loginSteps.size == 0; a.handshakeTurn {
+		if !runnableHandshakes {
 			return nil
 		}
 		return a.handshakes.pop()
@@ -237,7 +262,9 @@ func (a *admission) next() *waiter {
 	return a.loginSteps.pop()
 }
 
-// scheduleRun has serve called: when sockets have been looked at, or when there is something to spend again.
+// scheduleRun arranges the next call of runQueued: after the next poll if work can begin; otherwise
+// when the bucket will be positive, or, at the limit of handshakes in flight, after 10 ms. A Memory
+// has no timers; its ticks ask (Loop.tick).
 func (a *admission) scheduleRun() {
 	if a.tokens > 0 && a.hasRunnable() {
 		a.l.wakeupAfterPoll()
@@ -246,7 +273,7 @@ func (a *admission) scheduleRun() {
 	if a.timerArmed {
 		return
 	}
-	d := 10 * time.Millisecond // until some handshake has ended
+	d := 10 * time.Millisecond
 	if a.tokens <= 0 {
 		d = max(time.Millisecond, time.Duration(-a.tokens)*time.Microsecond*100/loginCPUPercent)
 	}
@@ -255,59 +282,64 @@ func (a *admission) scheduleRun() {
 			a.timerArmed = false
 			a.l.wakeupAfterPoll()
 		})
-	}) // else the tick asks
+	})
 }
 
-// A fair queue takes in turn hosts, of each host addresses, and of each address those who wait, first
-// come first served. One that has used up its credit waits until all others had their turn, and gets
-// quantum then.
+// A fairQueue is a deficit round robin: hosts take turns, and within a host addresses do; waiters of
+// one address are served first come first served. A host or address keeps its turn until its deficit
+// counter is used up. It is then passed over, and gets quantum, each time its turn comes, until the
+// counter is positive. An entry exists only while something waits in it.
 type fairQueue struct {
 	size  int
 	hosts roundRobin[uint32, *hostQueue]
 }
 
-// quantum is worth two steps.
+// quantum is added to the deficit counter in each round; it pays for two login steps.
 const quantum = 2 * LoginStepCost
 
-// minDeficit is how far in debt one may be: it must not wait for ever for what one derivation has cost.
+// minDeficit is the lower limit of a deficit counter. Without it, one derivation of a key could
+// make an address wait for thousands of rounds.
 const minDeficit = -40 * quantum
 
+// A hostQueue holds the waiters of one host.
 type hostQueue struct {
-	deficit int
+	deficit int // the deficit counter, as a cost
 	addrs   roundRobin[netip.Addr, *addrQueue]
 }
 
+// An addrQueue is the list of waiters of one address at one host.
 type addrQueue struct {
-	deficit     int
+	deficit     int // the deficit counter, as a cost
 	first, last *waiter
 }
 
-// A waiter is a guest in a queue, or something that one has set off.
+// A waiter is a piece of work in a queue: of a connection, or a function of RunAdmitted.
 type waiter struct {
-	c          *Conn
-	run        func()
+	c          *Conn  // nil for a function
+	run        func() // nil for a connection
 	host       uint32
-	addr       netip.Addr
+	addr       netip.Addr // as AddrKey returns it
 	queuedAt   time.Time
 	cost       int
-	size       int // bytes that it has sent
-	handshake  bool
+	size       int  // bytes of input that c has sent
+	handshake  bool // c's handshake is to begin; else its input is to be delivered
 	prev, next *waiter
 }
 
-// A ring is keys in the order of their turns.
+// A roundRobin is a ring of keys with values, in the order of their turns.
 type roundRobin[K comparable, V any] struct {
 	nodes map[K]*roundRobinNode[K, V]
-	head  *roundRobinNode[K, V]
+	head  *roundRobinNode[K, V] // the next one to be served
 }
 
+// A roundRobinNode is an element of a ring.
 type roundRobinNode[K comparable, V any] struct {
 	key        K
 	value      V
 	prev, next *roundRobinNode[K, V]
 }
 
-// add puts a new key behind all others.
+// add appends a new key, so that all others have their turn first.
 func (r *roundRobin[K, V]) add(k K, v V) {
 	n := &roundRobinNode[K, V]{key: k, value: v}
 	if r.nodes == nil {
@@ -323,6 +355,7 @@ func (r *roundRobin[K, V]) add(k K, v V) {
 	n.prev.next, n.next.prev = n, n
 }
 
+// remove removes a key that is in the ring.
 func (r *roundRobin[K, V]) remove(k K) {
 	n := r.nodes[k]
 	delete(r.nodes, k)
@@ -336,86 +369,90 @@ func (r *roundRobin[K, V]) remove(k K) {
 	}
 }
 
+// push appends w to the list of its host and address.
 func (f *fairQueue) push(host uint32, addr netip.Addr, w *waiter) {
 	w.host, w.addr = host, addr
-	t := f.hosts.nodes[host]
-	if t == nil {
+	hostNode := f.hosts.nodes[host]
+	if hostNode == nil {
 		f.hosts.add(host, &hostQueue{deficit: quantum})
-		t = f.hosts.nodes[host]
+		hostNode = f.hosts.nodes[host]
 	}
-	q := t.value.addrs.nodes[addr]
-	if q == nil {
-		t.value.addrs.add(addr, &addrQueue{deficit: quantum})
-		q = t.value.addrs.nodes[addr]
+	addrNode := hostNode.value.addrs.nodes[addr]
+	if addrNode == nil {
+		hostNode.value.addrs.add(addr, &addrQueue{deficit: quantum})
+		addrNode = hostNode.value.addrs.nodes[addr]
 	}
-	if w.prev = q.value.last; w.prev == nil {
-		q.value.first = w
+	if w.prev = addrNode.value.last; w.prev == nil {
+		addrNode.value.first = w
 	} else {
 		w.prev.next = w
 	}
-	q.value.last = w
+	addrNode.value.last = w
 	f.size++
 }
 
-// remove takes w out, and what nobody waits in any more.
+// remove removes w, and its address and host if nothing else waits there. An address that comes
+// again starts with a new deficit counter.
 func (f *fairQueue) remove(w *waiter) {
-	t := f.hosts.nodes[w.host].value
-	q := t.addrs.nodes[w.addr].value
+	hq := f.hosts.nodes[w.host].value
+	aq := hq.addrs.nodes[w.addr].value
 	if w.prev == nil {
-		q.first = w.next
+		aq.first = w.next
 	} else {
 		w.prev.next = w.next
 	}
 	if w.next == nil {
-		q.last = w.prev
+		aq.last = w.prev
 	} else {
 		w.next.prev = w.prev
 	}
 	w.prev, w.next = nil, nil
 	f.size--
-	if q.first == nil {
-		if t.addrs.remove(w.addr); t.addrs.head == nil {
+	if aq.first == nil {
+		if hq.addrs.remove(w.addr); hq.addrs.head == nil {
 			f.hosts.remove(w.host)
 		}
 	}
 }
 
-// pop takes out the one whose turn it is. Somebody waits.
+// pop removes and returns the waiter that is next, and takes its cost from the counters of its
+// host and its address. The queue must not be empty.
 func (f *fairQueue) pop() *waiter {
 	for {
-		t := f.hosts.head.value
-		if t.deficit <= 0 {
-			t.deficit += quantum
+		hq := f.hosts.head.value
+		if hq.deficit <= 0 {
+			hq.deficit += quantum
 			f.hosts.head = f.hosts.head.next
 			continue
 		}
-		q := t.addrs.head.value
-		if q.deficit <= 0 {
-			q.deficit += quantum
-			t.addrs.head = t.addrs.head.next
+		aq := hq.addrs.head.value
+		if aq.deficit <= 0 {
+			aq.deficit += quantum
+			hq.addrs.head = hq.addrs.head.next
 			continue
 		}
-		w := q.first
-		t.deficit = max(t.deficit-w.cost, minDeficit)
-		q.deficit = max(q.deficit-w.cost, minDeficit)
+		w := aq.first
+		hq.deficit = max(hq.deficit-w.cost, minDeficit)
+		aq.deficit = max(aq.deficit-w.cost, minDeficit)
 		f.remove(w)
 		return w
 	}
 }
 
-// charge takes from the credit of who still waits for more.
+// charge takes a cost from the counters of a host and an address, if something waits there.
 func (f *fairQueue) charge(host uint32, addr netip.Addr, cost int) {
-	t := f.hosts.nodes[host]
-	if t == nil {
+	hostNode := f.hosts.nodes[host]
+	if hostNode == nil {
 		return
 	}
-	t.value.deficit = max(t.value.deficit-cost, minDeficit)
-	if q := t.value.addrs.nodes[addr]; q != nil {
-		q.value.deficit = max(q.value.deficit-cost, minDeficit)
+	hostNode.value.deficit = max(hostNode.value.deficit-cost, minDeficit)
+	if addrNode := hostNode.value.addrs.nodes[addr]; addrNode != nil {
+		addrNode.value.deficit = max(addrNode.value.deficit-cost, minDeficit)
 	}
 }
 
-// AddrKey is what counts as one address: an IPv4 address, an IPv6 /64.
+// AddrKey returns what counts as one address for limits and queues: an IPv4 address, or the /64
+// prefix of an IPv6 address, without a zone.
 func AddrKey(a netip.Addr) netip.Addr {
 	a = a.Unmap().WithZone("")
 	if a.Is6() {

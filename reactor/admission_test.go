@@ -8,8 +8,9 @@ import (
 	"pgregory.net/rapid"
 )
 
-// A queue that is asked in any order keeps what it promises: it loses nobody, is first come first served for
-// one address, and lets nobody wait for more than a share of what is done meanwhile.
+// Whatever operations a fairQueue gets in whatever order: no waiter is lost, waiters of one address
+// come out first in first out, and none waits for more than its share of the work that is done
+// meanwhile.
 func TestFairQueue(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		type key struct {
@@ -99,7 +100,8 @@ func TestFairQueue(t *testing.T) {
 	})
 }
 
-// Shares are even, by host first and then by address, and by cost: whose work is dearer comes less often.
+// Shares are equal by host first and then by address, and they are measured in cost: an address
+// with more expensive work comes less often.
 func TestFairShares(t *testing.T) {
 	addr := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}) }
 	var f fairQueue
@@ -122,10 +124,10 @@ func TestFairShares(t *testing.T) {
 		w := f.pop()
 		got[w.addr.String()]++
 		if w.addr == addr(1) {
-			f.charge(1, addr(1), 3*LoginStepCost) // four times as dear
+			f.charge(1, addr(1), 3*LoginStepCost) // four times as expensive
 		}
 	}
 	if a, b := got["192.0.2.1"], got["192.0.2.2"]; a*4 < b-8 || a*4 > b+8 {
-		t.Errorf("one whose steps cost four times as much: %v", got)
+		t.Errorf("an address with steps of four times the cost: %v", got)
 	}
 }

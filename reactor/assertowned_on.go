@@ -8,20 +8,24 @@ import (
 	"runtime"
 )
 
-// loopGoroutine is the goroutine that runs a loop, once it is known.
+// loopGoroutine identifies the goroutine of a loop; the id is empty until bindGoroutine.
 type loopGoroutine struct{ id string }
 
+// goroutineID returns the number of the calling goroutine, from the first line of its stack trace
+// ("goroutine 18 [running]:"), as Go has no other way to it. That is slow, and one reason for the
+// build tag.
 func goroutineID() string {
 	var b [64]byte
 	return string(bytes.Fields(b[:runtime.Stack(b[:], false)])[1])
 }
 
-// bindGoroutine is called on l's goroutine.
+// bindGoroutine notes the calling goroutine as that of l. The engine calls it on l, at start.
 func (l *Loop) bindGoroutine() { l.goroutine.id = goroutineID() }
 
-// AssertOwned panics if it is called elsewhere than on l: where what is the loop's own is used. The race
-// detector finds that only if two goroutines have nothing at all between them that orders them, and what
-// it breaks shows much later. Any goroutine.
+// AssertOwned panics if it is called elsewhere than on l. Functions that use state of a loop call
+// it first. The race detector finds a wrong goroutine only if nothing orders the two accesses, and
+// damage shows much later. In a Memory all loops share a goroutine; there it panics inside the turn
+// of another loop. Any goroutine.
 func (l *Loop) AssertOwned() {
 	if m, ok := l.r.backend.(*Memory); ok {
 		if m.running != nil && m.running != l {

@@ -98,7 +98,7 @@ func descriptors(t *testing.T) int {
 	return len(d)
 }
 
-// Connections that come and go in every state leave nothing behind.
+// Connections that come and go in every state leave no memory, descriptors or goroutines in use.
 func TestAttackT01Flat(t *testing.T) {
 	h := new(echo)
 	conf := serverTLS(t)
@@ -154,7 +154,8 @@ func TestAttackT01Flat(t *testing.T) {
 	})
 }
 
-// Descriptors used up by foreign files end nobody's connection, and new ones get in afterwards.
+// When other files use up all descriptors, no connection ends, and new ones are accepted once some
+// are free.
 func TestAttackT02Descriptors(t *testing.T) {
 	h := new(echo)
 	_, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h}}})
@@ -214,7 +215,8 @@ func TestAttackT02Descriptors(t *testing.T) {
 	}
 }
 
-// At the cap the kernel's backlog waits; nobody is dropped, and the next get in as others leave.
+// At the limit of connections new ones wait in the kernel's backlog; none is dropped, and they are
+// accepted when others end.
 func TestAttackT02K26Cap(t *testing.T) {
 	h := new(echo)
 	r, addr := serve(t, reactor.Config{Connections: 20,
@@ -237,8 +239,8 @@ func TestAttackT02K26Cap(t *testing.T) {
 	}
 }
 
-// Plaintext behind the start of TLS is never read as if it had come after: reactor's part is to refuse
-// StartTLS while input is parked.
+// Plaintext after the start of TLS is never read as if it had come over TLS: StartTLS fails while
+// input is parked.
 func TestAttackT09Parked(t *testing.T) {
 	n := reactortest.New(1, reactor.Config{Loops: 1})
 	var got error
@@ -331,8 +333,9 @@ func TestAttackT15Hello(t *testing.T) {
 	waitFor(t, func() bool { return r.Connections() <= 1 })
 }
 
-// 500 clients behind slow lines get through while 200 others stop after their ClientHello: whoever
-// waits holds no CPU slot (T17, K27). Time is counted in round trips, not seconds.
+// 500 clients with slow lines finish their handshakes while 200 others stop after the ClientHello:
+// a handshake that waits for its peer holds no handshake slot (T17, K27). Time is counted in round
+// trips, not seconds.
 func TestAttackT17K27Handshakes(t *testing.T) {
 	h := new(echo)
 	_, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h,
@@ -393,7 +396,7 @@ func TestAttackT17Deadline(t *testing.T) {
 	}
 }
 
-// What is appended late to a connection that has ended never reaches whoever got its descriptor.
+// What is appended late to a connection that has ended never reaches the connection that got its descriptor.
 func TestAttackT19Stranger(t *testing.T) {
 	conns := make(chan *reactor.Conn, 1)
 	h := &script{data: func(c *reactor.Conn, p []byte) int {
@@ -497,7 +500,7 @@ func TestAttackK21SlowReader(t *testing.T) {
 	}
 }
 
-// A closing connection whose peer never reads is given up after a while (K22).
+// A closing connection is given up after a while if its peer never reads (K22).
 func TestAttackK22Closing(t *testing.T) {
 	n := reactortest.New(1, reactor.Config{Loops: 1})
 	var conn *reactor.Conn
@@ -627,8 +630,8 @@ func TestAllocations(t *testing.T) {
 	}
 }
 
-// Who reads nothing, or a byte now and then, while more waits than the engine keeps, is given up after a
-// minute; who takes that much in a minute is not (K22).
+// A peer that reads nothing, or a byte now and then, while more waits than the engine buffers, is a
+// slow consumer after a minute. A peer that reads as much as that in a minute is not (K22).
 func TestAttackK22Progress(t *testing.T) {
 	for _, x := range []struct {
 		name string
@@ -709,7 +712,7 @@ func TestAttackT07Packed(t *testing.T) {
 			write(p)
 		}}, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"xmpp-client"}})
 		if err := c.Handshake(); err == nil || !strings.Contains(err.Error(), "unexpected message") {
-			t.Errorf("%q behind the ClientHello: %v", extra, err)
+			t.Errorf("%q after the ClientHello: %v", extra, err)
 		}
 		c.Close()
 	}
@@ -804,8 +807,8 @@ func TestAttackK41EarlyData(t *testing.T) {
 	}
 }
 
-// A storm of connections that end at once, in all states of a handshake, keeps nobody else from being
-// served, and leaves nothing behind (K26).
+// A storm of connections that end at once, in all states of a handshake, does not keep other
+// connections from being served, and leaves nothing in use (K26).
 func TestAttackK26Storm(t *testing.T) {
 	h := new(echo)
 	r, addr := serve(t, reactor.Config{Loops: 2, Handshakes: 50,

@@ -6,33 +6,48 @@ import (
 	"time"
 )
 
-// backendConn is one connection of the engine below. Only on its loop.
+// backendConn is the engine's side of one connection: gnetConn for a socket, pipeEnd in a Memory. Its
+// methods are called on the connection's loop only.
 type backendConn interface {
-	Write(p []byte) error // all of p, kept where the socket has no room
-	Buffered() int        // what is kept
-	SetRead(on bool)      // take it out of the poller's read set, and back
-	Reading() bool        // whether it is in the read set
-	Flush()               // writes of what is kept what the socket takes; while reading is off nobody else does
-	CloseWrite()          // send FIN behind what was written
-	Close()               // at once; no callback after it
+	// Write sends all of p. The engine copies and buffers the bytes that the socket does not take. It may
+	// call Conn.onClose before it returns, if the socket fails.
+	Write(p []byte) error
+	// Buffered returns the number of bytes that the engine buffers.
+	Buffered() int
+	// SetRead takes the connection out of the poller's read set, or puts it back.
+	SetRead(on bool)
+	// Reading reports whether the connection is in the read set.
+	Reading() bool
+	// Flush writes buffered bytes, as far as the socket takes them. While reading is off the engine does
+	// not do this by itself.
+	Flush()
+	// CloseWrite sends FIN after the bytes that were written.
+	CloseWrite()
+	// Close closes the socket at once. It may call Conn.onClose before it returns.
+	Close()
+	// Remote returns the peer's address, also after Close.
 	Remote() netip.AddrPort
 }
 
-// backend is the engine below: it calls loops' onOpen, onTraffic and onClose.
+// backend is an engine. It runs the goroutines of the loops, polls sockets, and calls onOpen, onTraffic and
+// onClose of a Conn on its loop. There are two: engine (gnet.go) and Memory.
 type backend interface {
-	// Start runs n loops; each is bound to the engine's by the time it returns. pauses is whether
-	// SetRead was tried and works.
+	// Start runs a goroutine for each of loops. Each Loop is bound to its goroutine when Start returns.
+	// pauses reports whether SetRead was tried and works.
 	Start(r *Reactor, loops []*Loop) (pauses bool, err error)
-	// Register gives a connected socket to c's loop, which calls onOpen and then done. done with an error,
-	// at once or on the loop, means that the socket was closed, and onOpen not called.
+	// Register adds the connected socket fd to c's loop, which calls c.onOpen and then done(nil). If that
+	// fails, at once or on the loop, it closes fd and calls done with the error; onOpen is not called then.
 	Register(c *Conn, fd int, remote netip.AddrPort, done func(error))
-	// Wakeup runs l.turn on l soon. Any goroutine.
+	// Wakeup runs l.turn on l soon, perhaps before the next poll. The error says that the loops have
+	// stopped. Any goroutine.
 	Wakeup(l *Loop) error
-	// WakeupAfterPoll runs l.turn when sockets have been looked at. On l.
+	// WakeupAfterPoll runs l.turn after the next poll, with l.pollCompleted set. Only on l.
 	WakeupAfterPoll(l *Loop) error
-	// AfterFunc runs f after d, on any goroutine; false: only ticks tell the time here.
+	// AfterFunc runs f after d, on any goroutine. False means that this engine has no timers: the caller
+	// has to try again in each tick.
 	AfterFunc(d time.Duration, f func()) bool
-	// Stop ends the loops. Wait returns when they have ended, with the cause if nobody asked for it.
+	// Stop ends the loops.
 	Stop()
+	// Wait returns nil when ctx ends. It returns the cause if the loops end without Stop.
 	Wait(ctx context.Context) error
 }

@@ -11,83 +11,107 @@ import (
 	"canto/reactor/buf"
 )
 
-// Errors that OnClose gets.
+// Errors that Handler.OnClose gets as its reason. The handler may also get an error of crypto/tls, of the
+// TLS 1.3 record layer, of the socket, or the reason that it gave to Conn.Close itself.
 var (
-	ErrPanic               = errors.New("reactor: a handler panicked")
-	ErrInputOverflow       = errors.New("reactor: too much input while paused")
-	ErrStopped             = errors.New("reactor: the reactor stops")
-	ErrUnexpectedPlaintext = errors.New("reactor: plaintext behind the start of TLS")
-	ErrTooManyHandshakes   = errors.New("reactor: too many handshakes")
-	ErrHandshakeTimeout    = errors.New("reactor: the handshake took too long")
-	ErrSlowConsumer        = errors.New("reactor: the peer takes too little of what is written")
-	errEngineEnded         = errors.New("reactor: the event engine ended by itself")
-	errConnLost            = errors.New("reactor: connection lost")
-	errUnexpectedEOF       = io.ErrUnexpectedEOF
+	// ErrPanic ends a connection after a panic in a callback of its handler, or while its output was
+	// written. The panic itself is in the log.
+	ErrPanic = errors.New("reactor: a handler panicked")
+	// ErrInputOverflow ends a connection that sent more than maxParkedBytes while it was paused.
+	ErrInputOverflow = errors.New("reactor: too much input while paused")
+	// ErrStopped ends every connection when the reactor shuts down. Reactor.Listen returns it then, too.
+	ErrStopped = errors.New("reactor: the reactor stops")
+	// ErrUnexpectedPlaintext is returned by Conn.StartTLS if plaintext was received that the handler has
+	// not consumed: it must not be read as if it had come over TLS (RFC 6120 section 5.3.3).
+	ErrUnexpectedPlaintext = errors.New("reactor: plaintext after the start of TLS")
+	// ErrTooManyHandshakes ends a connection at the limit of handshakes in flight: Config.Handshakes in
+	// all, Config.HandshakesPerAddr of one address.
+	ErrTooManyHandshakes = errors.New("reactor: too many handshakes")
+	// ErrHandshakeTimeout ends a connection if its handshake was not done after handshakeTicks, or if it
+	// waited for admission longer than handshakeQueueTicks.
+	ErrHandshakeTimeout = errors.New("reactor: the handshake took too long")
+	// ErrSlowConsumer ends a connection if its peer read too little for slowConsumerTicks (attack K22).
+	ErrSlowConsumer = errors.New("reactor: the peer takes too little of what is written")
+
+	errEngineEnded   = errors.New("reactor: the event engine ended by itself")
+	errConnLost      = errors.New("reactor: connection lost")
+	errUnexpectedEOF = io.ErrUnexpectedEOF
 )
 
+// The bits of Conn.flags. Only the loop reads and writes them.
 const (
-	flagPaused           = 1 << iota
-	flagOpen             // OnOpen was called
-	flagSocketClosed     // the engine's connection is closed
-	flagClosing          // on its loop: Close has taken effect
-	flagClosed           // OnClose was called
-	flagWriteBlocked     // on the loop's stuck list
-	flagLinger           // waits for the peer's FIN
-	flagWriteRetried     // what it has to write was tried before: it need not be tried again soon
-	flagNotifyDrain      // OnDrain is owed when the outbox is empty
-	flagCloseQueued      // on the loop's list of closes
-	flagDiscardInput     // more came than may be kept: nothing is read any more
-	flagAdmissionQueued  // a guest in a queue: what it sends is kept
-	flagAdmissionReadOff // and reading is off, as it has sent more than once
-	flagDeferred         // on the loop's lane
-	flagOverRate         // Flooded by what was delivered last
-	flagLazyPause        // paused, and in the read set until more comes
+	flagPaused           = 1 << iota // the handler has called Pause or PauseForReply
+	flagOpen                         // OnOpen was called
+	flagSocketClosed                 // the engine has closed the socket
+	flagClosing                      // Close has taken effect on the loop: no more input is delivered
+	flagClosed                       // OnClose was called
+	flagWriteBlocked                 // c is on Loop.writeBlocked
+	flagLinger                       // our FIN was sent, the peer's is awaited
+	flagWriteRetried                 // the write backoff of the loop has counted c already
+	flagNotifyDrain                  // OnDrain is to be called when the outbox is empty
+	flagCloseQueued                  // c is on Loop.closes
+	flagDiscardInput                 // input overflowed or was refused: nothing is read any more
+	flagAdmissionQueued              // c waits in the loop's admission queue: its input is kept
+	flagAdmissionReadOff             // c sent again while it waited for admission: reading is off
+	flagDeferred                     // c is in the loop's deferred-input queue
+	flagOverRate                     // the last delivery took c over its rate: see MarkOverRate
+	flagLazyPause                    // c is paused, but stays in the poller's read set until it sends
 )
 
-// lingerTicks is how long a closed connection waits for the peer's FIN, so that what was written last
-// is not lost to a reset.
+// lingerTicks is how long a closed connection waits for the peer's FIN (2 seconds). A socket that
+// is closed with unread input sends a reset, and the reset can destroy the last bytes written.
 const lingerTicks = 20
 
-// slowConsumerTicks is how long a peer may take for what the engine keeps, 64 KiB, while more waits
-// behind it.
+// slowConsumerTicks is how long the engine may keep unsent bytes of a connection while more waits (one
+// minute). The engine keeps up to 64 KiB (writeChunk), so a peer is a slow consumer if it reads less than
+// that in a minute while more waits.
 const slowConsumerTicks = 600
 
-// maxParkedBytes bounds input that is read while paused: two reads.
+// maxParkedBytes bounds the input that is kept for a connection that does not consume it: two reads
+// of the engine (readBuffer).
 const maxParkedBytes = 128 << 10
 
-// writeChunk is the most that is given to the engine at a time: what its socket has no room for stays
-// in the outbox, where it is counted.
+// writeChunk is the largest write to the engine. The engine buffers the bytes that the socket does
+// not take; with writes of this size the rest stays in the outbox, where Config.OutboxBytes bounds
+// it.
 const writeChunk = 64 << 10
 
-// A Conn is one connection: 128 bytes while plain and idle.
+// A Conn is one connection, of a client, of a server, or dialled by this process. It belongs to one loop
+// for its whole life. Methods with "any goroutine" in their comments may be called with any lock held; all
+// others must be called on c's loop, for example in a callback of the Handler. A Conn takes 128 bytes
+// while it is plain and idle: buffers exist only while there is something in them.
 type Conn struct {
-	HandlerState any // the handler's own state
-	sock         backendConn
+	// HandlerState belongs to the Handler. The reactor never reads it.
+	HandlerState any
+	sock         backendConn // the engine's connection; nil before onOpen and after release
 	endpoint     *endpoint
 	loop         *Loop
-	mu           sync.Mutex // the outbox lock, a leaf
-	outbox       *outbox    // under mu; nil while empty and not closed with a reason
-	parked       *[]byte    // read and not consumed
-	tls          *tlsConn   // nil while plain
-	timer        Timer
-	flags        uint16
-	// Under mu:
-	dirty   bool
-	closing bool
+	// mu is the outbox lock. It guards outbox, dirty and closing, which any goroutine may change through
+	// Append and Close. It is a leaf: no other lock is taken under it.
+	mu     sync.Mutex
+	outbox *outbox  // guarded by mu; nil while empty and not closed with a reason
+	parked *[]byte  // plaintext that was read and not consumed, lent by buf.Input; on the loop
+	tls    *tlsConn // nil while plain; on the loop
+	timer  Timer    // the deadline of Arm, later that of lingering; on the loop
+	flags  uint16   // on the loop
+	// Guarded by mu:
+	dirty   bool // c is on the loop's list of connections to flush
+	closing bool // Close was called: Append takes nothing more
 	// On the loop:
-	blockedSince Tick // since when the engine has kept something, and more waits behind it; 0: not
+	blockedSince Tick // since when the engine has unsent bytes and more waits; 0: it has none
 }
 
-// An outbox is what a Conn has only while it has something to write, or is closed for a reason.
+// An outbox is the part of a Conn that exists only while bytes wait to be written, while callbacks wait
+// for a flush, or when the connection was closed with a reason. Guarded by Conn.mu.
 type outbox struct {
-	buf            []byte // nil, or lent by buf.Outbox
-	reason         error
+	buf            []byte             // nil, or lent by buf.Outbox
+	reason         error              // what OnClose will get
 	flushCallbacks []func(taken bool) // see Conn.AfterFlush
 }
 
 var outboxPool = sync.Pool{New: func() any { return new(outbox) }}
 
-// ensureOutbox is c's outbox, made where there is none. Under mu.
+// ensureOutbox returns c's outbox and takes one from the pool if there is none. Under c.mu.
 func (c *Conn) ensureOutbox() *outbox {
 	if c.outbox == nil {
 		c.outbox = outboxPool.Get().(*outbox)
@@ -95,7 +119,9 @@ func (c *Conn) ensureOutbox() *outbox {
 	return c.outbox
 }
 
-// takeOutbox takes the bytes out, and gives the outbox back if nothing else is in it. Under mu.
+// takeOutbox removes the bytes from the outbox and returns them; the caller gives them back to
+// buf.Outbox. The outbox goes back to its pool if neither a reason nor a callback is in it. Under
+// c.mu.
 func (c *Conn) takeOutbox() (b []byte) {
 	if c.outbox == nil {
 		return nil
@@ -108,7 +134,7 @@ func (c *Conn) takeOutbox() (b []byte) {
 	return b
 }
 
-// outboxLen is how much is in the outbox. Under mu.
+// outboxLen returns the number of bytes in the outbox. Under c.mu.
 func (c *Conn) outboxLen() int {
 	if c.outbox == nil {
 		return 0
@@ -116,7 +142,7 @@ func (c *Conn) outboxLen() int {
 	return len(c.outbox.buf)
 }
 
-// markClosing notes that c closes, and why. Under mu.
+// markClosing notes that c closes, and the reason for OnClose. Under c.mu.
 func (c *Conn) markClosing(reason error) {
 	c.closing = true
 	if reason != nil {
@@ -124,30 +150,34 @@ func (c *Conn) markClosing(reason error) {
 	}
 }
 
-// A port is what the connections of one listener or dialler share.
+// An endpoint is what all connections of one listener, or one dialled connection, have in common. It is
+// never changed once a connection uses it.
 type endpoint struct {
 	handler   Handler
-	directTLS *tls.Config
-	role      Role
-	admitter  AdmissionHandler // h, if it is one
-	accept    func(netip.AddrPort) bool
-	aborted   func(netip.AddrPort)
+	directTLS *tls.Config               // TLS begins with the first byte; nil: plain
+	role      Role                      // our end of TLS
+	admitter  AdmissionHandler          // handler, if it is one; else nil
+	accept    func(netip.AddrPort) bool // Listener.Accept
+	aborted   func(netip.AddrPort)      // Listener.Aborted
 }
 
-// Loop is the loop that owns c. Any goroutine; never changes.
+// Loop returns the loop that owns c. It never changes. Any goroutine.
 func (c *Conn) Loop() *Loop { return c.loop }
 
-// Handler is whose connection c is. On the loop.
+// Handler returns the handler that gets c's callbacks now. On a port with several protocols it
+// changes once, when the protocol is known.
 func (c *Conn) Handler() Handler { return c.endpoint.handler }
 
-// switchEndpoint gives c to the handler of another protocol, as if it had just been opened.
+// switchEndpoint gives c to the handler of another protocol. The new handler gets OnOpen as if c
+// had just been opened; a deadline of the old handler is disarmed.
 func (c *Conn) switchEndpoint(p *endpoint) {
 	c.endpoint = p
 	c.loop.wheel.arm(&c.timer, 0, nil)
 	p.handler.OnOpen(c)
 }
 
-// Remote is the peer's address; zero once the connection is closed.
+// Remote returns the peer's address, or the zero AddrPort once the connection was released. In
+// OnClose the address is still there.
 func (c *Conn) Remote() netip.AddrPort {
 	if c.sock == nil {
 		return netip.AddrPort{}
@@ -155,7 +185,8 @@ func (c *Conn) Remote() netip.AddrPort {
 	return c.sock.Remote()
 }
 
-// TLS is nil while plain, and from Settle on.
+// TLS returns what the handshake negotiated. It is nil while c is plain or in its handshake, and
+// after ReleaseHandshakeState. The caller must not change it.
 func (c *Conn) TLS() *tls.ConnectionState {
 	if c.tls == nil || c.tls.handshake == nil {
 		return nil
@@ -163,21 +194,23 @@ func (c *Conn) TLS() *tls.ConnectionState {
 	return &c.tls.handshake.state
 }
 
-// Secure reports whether c has done its handshake; for as long as it is open.
+// Secure reports whether c's TLS handshake is done. It stays true until c is released.
 func (c *Conn) Secure() bool { return c.tls != nil && c.tls.flags&tlsSecure != 0 }
 
-// ReleaseHandshakeState says that nobody will ask any more what the handshake has shown, as nothing is
-// bound to it behind a login: TLS and Presented are nil from now on, and 0.3 kB are free. On the loop.
+// ReleaseHandshakeState frees what the handshake negotiated, 0.3 kB: TLS and PresentedCertificate
+// return nil from now on. The handler calls it after a login, when no channel binding can be asked
+// for any more.
 func (c *Conn) ReleaseHandshakeState() {
 	if c.tls != nil {
 		c.tls.handshake = nil
 	}
 }
 
-// TakeTLSOverhead takes what the peer has sent since the last call that was work and no data: bytes of
-// padding and of records without data, and 1 KiB for each change of keys. Whoever limits a peer's rate
-// adds it to what OnData brings. Where crypto/tls stays, changes of keys count by their bytes. On the
-// loop.
+// TakeTLSOverhead returns, and resets, how many bytes the peer has sent since the last call that
+// were work for TLS and no data: padding, records without data, and 1 KiB (keyUpdateOverhead) for
+// each change of keys. A handler that limits a peer's rate adds them to the bytes that OnData
+// brings. Where crypto/tls stays for the life of the connection, a change of keys counts with its
+// own bytes only.
 func (c *Conn) TakeTLSOverhead() (n int) {
 	switch {
 	case c.tls == nil:
@@ -190,9 +223,11 @@ func (c *Conn) TakeTLSOverhead() (n int) {
 	return n
 }
 
-// PresentedCertificate is the certificate that was shown to the peer, if GetCertificate of the
-// configuration said so with Present(*tls.Certificate) on the connection that [tls.ClientHelloInfo]
-// names; else nil, as it is where a session was resumed: what the peer knows is from another handshake.
+// PresentedCertificate returns the certificate that our end has shown to the peer, for the channel
+// binding tls-server-end-point. It is known only if GetCertificate of the configuration called
+// Present(*tls.Certificate) on [tls.ClientHelloInfo].Conn. It is nil otherwise, and where a session
+// was resumed: the peer then knows the certificate of an earlier handshake, which may be another
+// one.
 func (c *Conn) PresentedCertificate() *tls.Certificate {
 	if c.tls == nil {
 		return nil
@@ -200,10 +235,11 @@ func (c *Conn) PresentedCertificate() *tls.Certificate {
 	return c.tls.presentedCertificate()
 }
 
-// Append puts p in the outbox; it is copied, and leaves with everything else appended in this turn in
-// one write. It reports whether p was taken. It is not taken after Close, see [Conn.Closing], nor while
-// Config.OutboxBytes or more wait for a peer that does not read; that peer's fate is the caller's. One
-// element of any length is taken below the limit. Any goroutine.
+// Append copies p to the outbox. All bytes that are appended in one turn leave in one write at its
+// end. It reports whether p was taken. After Close it takes nothing (see [Conn.Closing]). It also
+// takes nothing while Config.OutboxBytes or more wait for a peer that does not read; the caller
+// decides what becomes of that connection. Below the limit p is taken whole, of whatever length.
+// Any goroutine.
 func (c *Conn) Append(p []byte) (ok bool) {
 	c.mu.Lock()
 	if c.closing {
@@ -228,16 +264,16 @@ func (c *Conn) Append(p []byte) (ok bool) {
 	return true
 }
 
-// Closing reports whether c is closed, or will be at the end of this turn: it takes nothing any more.
-// Any goroutine.
+// Closing reports whether Close was called or the connection was lost: Append takes nothing any
+// more. Any goroutine.
 func (c *Conn) Closing() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.closing
 }
 
-// NotifyDrain has the handler's OnDrain called once the outbox is empty, at the earliest at the end of
-// this turn: also where the socket takes everything at once. On c's loop.
+// NotifyDrain asks for one call of the handler's OnDrain when the outbox is empty. The call comes
+// at the end of this turn at the earliest, also when the outbox is empty now.
 func (c *Conn) NotifyDrain() {
 	c.loop.AssertOwned()
 	c.flags |= flagNotifyDrain
@@ -250,9 +286,9 @@ func (c *Conn) NotifyDrain() {
 	}
 }
 
-// AfterFlush has f called on c's loop: with true once the socket has taken everything that was appended
-// before, and nothing waits; with false if c closes first, as what was written last may be lost then.
-// f is called once, not inside this call. Any goroutine.
+// AfterFlush calls f once on c's loop, never inside this call. f(true) means that the socket has
+// taken all bytes that were appended before, and no bytes wait in outbox or engine. f(false) means
+// that c closed first, and its last bytes may be lost. Any goroutine.
 func (c *Conn) AfterFlush(f func(taken bool)) {
 	c.mu.Lock()
 	if c.closing {
@@ -270,7 +306,7 @@ func (c *Conn) AfterFlush(f func(taken bool)) {
 	}
 }
 
-// takeFlushCallbacks takes the functions that wait for a flush. Under mu.
+// takeFlushCallbacks removes and returns the callbacks that wait for a flush. Under c.mu.
 func (c *Conn) takeFlushCallbacks() (list []func(bool)) {
 	if c.outbox != nil {
 		list, c.outbox.flushCallbacks = c.outbox.flushCallbacks, nil
@@ -278,14 +314,16 @@ func (c *Conn) takeFlushCallbacks() (list []func(bool)) {
 	return list
 }
 
-// runFlushCallbacks calls the functions of list. On c's loop, without mu.
+// runFlushCallbacks calls the functions of list; a panic in one ends nothing else. On the loop,
+// without c.mu.
 func (c *Conn) runFlushCallbacks(list []func(bool), taken bool) {
 	for _, f := range list {
 		c.loop.protect(nil, func() { f(taken) })
 	}
 }
 
-// requeueFlushCallbacks puts list back: what it waits for is not in the socket yet.
+// requeueFlushCallbacks puts list back before callbacks that came later: the bytes that it waits
+// for are not in the socket yet. On the loop, without c.mu.
 func (c *Conn) requeueFlushCallbacks(list []func(bool)) {
 	if len(list) == 0 {
 		return
@@ -296,19 +334,21 @@ func (c *Conn) requeueFlushCallbacks(list []func(bool)) {
 	c.mu.Unlock()
 }
 
-// Buffered is how much is in the outbox. Any goroutine.
+// Buffered returns the number of bytes in the outbox. Bytes that the engine keeps are not counted.
+// Any goroutine.
 func (c *Conn) Buffered() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.outboxLen()
 }
 
-// Close flushes the outbox and closes at the end of a turn, never inside a callback; the first reason
-// counts. Any goroutine.
+// Close flushes the outbox and then closes the connection, at the end of a turn and never inside a
+// callback. OnClose gets the reason of the first call; nil means a clean close. If the peer reads
+// nothing, the flush is given up after lingerTicks. Any goroutine.
 func (c *Conn) Close(reason error) { c.CloseWith(nil, reason) }
 
-// CloseWith is Close after last, which is copied and taken whatever waits: it is the last that the peer is
-// sent. Where c closes already nothing is sent. Any goroutine.
+// CloseWith is Close after a last Append of last, which is copied and taken even if the outbox is
+// full. If c is closing already, nothing is sent and the reason is ignored. Any goroutine.
 func (c *Conn) CloseWith(last []byte, reason error) {
 	c.mu.Lock()
 	if c.closing {
@@ -331,8 +371,9 @@ func (c *Conn) CloseWith(last []byte, reason error) {
 	}
 }
 
-// Pause takes c out of the poller's read set, so that TCP slows the peer. The deadline of a pause is
-// the caller's (Arm): a peer's FIN shows on Resume.
+// Pause stops reading: c leaves the poller's read set, so that TCP's flow control slows the peer. A
+// pause has no deadline of its own; the handler sets one with Arm. A FIN of the peer is noticed
+// only after Resume.
 func (c *Conn) Pause() {
 	c.loop.AssertOwned()
 	if c.flags&(flagPaused|flagSocketClosed) != 0 {
@@ -347,9 +388,11 @@ func (c *Conn) Pause() {
 	}
 }
 
-// PauseForReply is Pause for a peer that is taken to wait for what it asked for: only when it sends all
-// the same is it taken out of the read set, which is two system calls less if it does not. What it sends
-// then is kept, one read; if it hangs up instead, nobody waits for the answer any more.
+// PauseForReply is a lazy pause, for a peer that by its protocol sends nothing until it gets a
+// reply. c stays in the read set; it leaves it only if the peer sends all the same, and that one
+// read is parked. A login saves four system calls by it. It is not for work that lasts: while it is
+// in force, a peer that hangs up closes the connection at once. Where crypto/tls holds the record
+// layer this is Pause, because crypto/tls may have buffered input that the socket does not show.
 func (c *Conn) PauseForReply() {
 	c.loop.AssertOwned()
 	if c.tls != nil && c.tls.std != nil { // it may have read more than it shows
@@ -363,10 +406,10 @@ func (c *Conn) PauseForReply() {
 	c.loop.meter.Paused++
 	if c.sock.Reading() {
 		c.flags |= flagLazyPause
-	} // else it goes on with what is parked
+	} // else reading is off, and Resume takes c to the deferred-input queue
 }
 
-// enforcePause takes c out of the read set where it was left to wait for an answer.
+// enforcePause turns a lazy pause into a real one: c leaves the read set.
 func (c *Conn) enforcePause() {
 	if c.flags&flagLazyPause != 0 && c.flags&flagSocketClosed == 0 {
 		c.flags &^= flagLazyPause
@@ -374,19 +417,21 @@ func (c *Conn) enforcePause() {
 	}
 }
 
-// Resume hands on what is parked when it is c's turn, behind what sockets have and others that were
-// resumed, and then has c read again: who takes a little at a time is not given more before it has taken
-// what is there.
+// Resume ends a pause. A connection with parked input, with TLS, or over its rate goes to the
+// loop's deferred-input queue; its parked input is delivered from there, in turn with other
+// connections, and reading is turned on only when all of it is consumed. Else a handler that
+// consumes a little at a time would park another read each time, up to maxParkedBytes. A plain
+// connection without parked input is read again at once.
 func (c *Conn) Resume() {
 	c.loop.AssertOwned()
 	if c.flags&flagPaused == 0 {
 		return
 	}
-	read := c.flags&flagLazyPause != 0
+	stillReading := c.flags&flagLazyPause != 0
 	c.flags &^= flagPaused | flagLazyPause
 	c.loop.meter.Paused--
 	switch {
-	case read: // and nothing has come
+	case stillReading: // nothing was parked, and reading was never turned off
 	case c.flags&flagSocketClosed != 0:
 	case c.flags&flagOverRate == 0 && c.parked == nil && c.tls == nil:
 		c.sock.SetRead(true)
@@ -395,7 +440,9 @@ func (c *Conn) Resume() {
 	}
 }
 
-// resumeInput goes on with what c has parked.
+// resumeInput delivers what c has parked, and turns reading on if c is not paused again. Only the
+// deferred-input queue calls it. Parked input of an unauthenticated connection passes admission
+// first.
 func (c *Conn) resumeInput() {
 	if c.flags&(flagPaused|flagSocketClosed|flagClosing|flagDiscardInput) != 0 {
 		return
@@ -412,11 +459,12 @@ func (c *Conn) resumeInput() {
 	}
 }
 
-// MarkOverRate says that what OnData was given took c over its rate: the time is in the loop's Meter. In
-// OnData.
+// MarkOverRate notes that the input of the present delivery took c over its rate. The reactor
+// counts the time of the delivery in Meter.OverRate and throttles the deferred-input queue. To be
+// called in OnData.
 func (c *Conn) MarkOverRate() { c.loop.overRate = true }
 
-// noteOverRate notes whether a delivery that took d was Flooded.
+// noteOverRate accounts for a delivery that took d, if the handler called MarkOverRate in it.
 func (c *Conn) noteOverRate(d time.Duration) {
 	if !c.loop.overRate {
 		c.flags &^= flagOverRate
@@ -427,7 +475,8 @@ func (c *Conn) noteOverRate(d time.Duration) {
 	c.loop.deferred.throttle(d)
 }
 
-// unconsumed is how much has come that was not taken.
+// unconsumed returns how many received bytes the handler has not consumed, plaintext and
+// ciphertext.
 func (c *Conn) unconsumed() (n int) {
 	if c.parked != nil {
 		n = len(*c.parked)
@@ -438,7 +487,8 @@ func (c *Conn) unconsumed() (n int) {
 	return n
 }
 
-// Arm sets c's one deadline; an earlier one is replaced. Arm(0) disarms.
+// Arm sets c's only deadline and replaces an earlier one; OnTimer is called when it has passed.
+// Arm(0) disarms. On a connection that closes it does nothing.
 func (c *Conn) Arm(at Tick) {
 	c.loop.AssertOwned()
 	if c.flags&(flagSocketClosed|flagClosed|flagClosing) == 0 {
@@ -446,7 +496,8 @@ func (c *Conn) Arm(at Tick) {
 	}
 }
 
-// OnTimer is the wheel's.
+// OnTimer implements TimerHandler for the wheel: the linger time or the handler's deadline has
+// passed.
 func (c *Conn) OnTimer(l *Loop) {
 	if c.flags&flagLinger != 0 {
 		c.destroy()
@@ -458,11 +509,12 @@ func (c *Conn) OnTimer(l *Loop) {
 	}
 }
 
-// onOpen is called by the backend, on the loop.
-func (c *Conn) onOpen(io backendConn) {
+// onOpen is called once by the engine, on the loop, when c's socket is in the poller. The handler
+// gets OnOpen before the TLS handshake begins.
+func (c *Conn) onOpen(sock backendConn) {
 	l := c.loop
 	l.updateTime()
-	c.sock = io
+	c.sock = sock
 	l.addConn(c)
 	c.flags |= flagOpen
 	l.protect(c, func() { c.endpoint.handler.OnOpen(c) })
@@ -473,7 +525,15 @@ func (c *Conn) onOpen(io backendConn) {
 	}
 }
 
-// onTraffic is called by the backend with what was read.
+// onTraffic is called by the engine, on the loop, with the bytes of one read. p belongs to the
+// engine and is overwritten after the call. The steps:
+//
+//  1. A connection that closes drops p.
+//  2. If c is paused or waits for admission, reading is turned off (a lazy pause becomes a real
+//     one).
+//  3. If c is unauthenticated and finds no budget, it is queued for admission. Its plaintext is
+//     parked; its ciphertext is kept unopened by the record layer.
+//  4. Otherwise p is delivered to the handler, and the time is metered.
 func (c *Conn) onTraffic(p []byte) {
 	l := c.loop
 	l.AssertOwned()
@@ -485,7 +545,7 @@ func (c *Conn) onTraffic(p []byte) {
 		return
 	}
 	if c.flags&(flagPaused|flagAdmissionQueued) != 0 {
-		// The engine looks again whenever its own buffer fills or drains.
+		// gnet puts the connection back in its read set whenever its own write buffer fills or drains.
 		c.flags &^= flagLazyPause
 		c.sock.SetRead(false)
 		if c.flags&flagAdmissionQueued != 0 {
@@ -497,7 +557,7 @@ func (c *Conn) onTraffic(p []byte) {
 		if c.tls == nil {
 			c.parkInput(p)
 			return
-		} // what is sealed is kept by deliver, which opens nothing while paused
+		} // ciphertext is kept by tlsConn.deliver, which opens nothing while paused
 	}
 	c.deliver(p)
 	d := l.readClock().Sub(start)
@@ -506,13 +566,16 @@ func (c *Conn) onTraffic(p []byte) {
 	l.recordTurn(d)
 }
 
-// queuedForAdmission reports whether c is a guest that has to wait with the n bytes that it has sent.
+// queuedForAdmission reports whether c must wait for admission with the n bytes that it has just
+// sent. It queues c then. If the queue is full it refuses c, and also returns true: the bytes are
+// not delivered. Established connections never wait. Input of a handshake does not wait here,
+// because the handshake as a whole does (tryBeginHandshake).
 func (c *Conn) queuedForAdmission(n int) bool {
 	if c.endpoint.admitter == nil || c.tls != nil && !c.Secure() {
-		return false // what a handshake reads does not wait; it waits itself
+		return false
 	}
 	a := &c.loop.admission
-	if _, guest := c.endpoint.admitter.Unauthenticated(c); !guest {
+	if _, unauthenticated := c.endpoint.admitter.Unauthenticated(c); !unauthenticated {
 		a.lastSessionInput = c.loop.now
 		return false
 	}
@@ -526,28 +589,30 @@ func (c *Conn) queuedForAdmission(n int) bool {
 	return true
 }
 
-// onAdmitted goes on with a guest that has waited: with its handshake, or with what it has sent.
-func (c *Conn) onAdmitted(shake bool) {
-	shut := c.flags&flagAdmissionReadOff != 0
+// onAdmitted continues with a connection that has waited for admission: it begins its handshake, or
+// delivers the input that was kept. It then turns reading on, if it was turned off while c waited.
+func (c *Conn) onAdmitted(handshake bool) {
+	readOff := c.flags&flagAdmissionReadOff != 0
 	c.flags &^= flagAdmissionReadOff
 	switch {
 	case c.flags&(flagSocketClosed|flagClosing|flagDiscardInput) != 0:
 		return
-	case shake:
+	case handshake:
 		c.tls.std.beginHandshake()
 	case c.flags&flagPaused == 0:
 		c.deliver(nil)
 	}
-	if shut && c.flags&(flagPaused|flagAdmissionQueued|flagSocketClosed|flagDiscardInput) == 0 {
+	if readOff && c.flags&(flagPaused|flagAdmissionQueued|flagSocketClosed|flagDiscardInput) == 0 {
 		c.sock.SetRead(true)
 	}
 }
 
-// alertInternal is a TLS record with the fatal alert internal_error (RFC 8446 §6.2), in plain as before
-// any key.
+// alertInternal is a TLS record with the fatal alert internal_error (RFC 8446 section 6.2). It is
+// not encrypted, as no keys exist yet.
 var alertInternal = []byte{21, 3, 3, 0, 2, 2, 80}
 
-// refuse ends a guest that there is no room for.
+// refuse closes a connection that admission or the handshake limit turns away. In TLS it gets an
+// alert; in plain its AdmissionHandler may send an error first.
 func (c *Conn) refuse(why error) {
 	c.flags |= flagDiscardInput
 	switch {
@@ -559,6 +624,8 @@ func (c *Conn) refuse(why error) {
 	c.Close(why)
 }
 
+// parkInput keeps a copy of p until the handler consumes it, after what is parked already. With
+// more than maxParkedBytes it ends c.
 func (c *Conn) parkInput(p []byte) {
 	if len(p) == 0 {
 		return
@@ -575,8 +642,9 @@ func (c *Conn) parkInput(p []byte) {
 	c.loop.meter.ParkedBytes += len(p)
 }
 
-// overflow ends c because more came than may be kept while it is paused: the peer has sent ahead of a
-// pause, or the engine can't pause.
+// overflow ends c because more than maxParkedBytes of input came while the handler consumed none:
+// the peer had sent ahead of a pause, or this engine can't pause. An OverflowHandler may send a
+// last error.
 func (c *Conn) overflow() {
 	if c.flags&flagDiscardInput != 0 {
 		return
@@ -588,7 +656,7 @@ func (c *Conn) overflow() {
 	c.Close(ErrInputOverflow)
 }
 
-// deliver hands on what is parked and p behind it.
+// deliver gives the parked input, and p after it, to the handler; with TLS it opens p first.
 func (c *Conn) deliver(p []byte) {
 	c.loop.overRate = false
 	if c.tls != nil {
@@ -598,7 +666,15 @@ func (c *Conn) deliver(p []byte) {
 	c.feedHandler(p)
 }
 
-// feedHandler gives plaintext to the handler.
+// feedHandler calls OnData with plaintext: the parked input, if there is some, and p after it. The
+// steps:
+//
+//  1. p is joined to the parked input, so that the handler sees one slice in the order of arrival.
+//  2. OnData returns how much it consumed. A handler that leaves input must have paused; in plain,
+//     c is closed if it has not. With TLS the delivery goes on with what was left.
+//  3. The rest is parked. If it was parked before and its buffer is not much too large, it moves to
+//     the front of that buffer: one that is consumed in many parts would otherwise be copied to new
+//     buffers, at three times the memory.
 func (c *Conn) feedHandler(p []byte) {
 	var parked []byte
 	if c.parked != nil {
@@ -618,19 +694,19 @@ func (c *Conn) feedHandler(p []byte) {
 	if used < len(p) {
 		c.enforcePause()
 	}
-	left := used < len(p) && c.flags&flagClosing == 0
-	if left && c.flags&flagPaused == 0 && c.tls == nil {
+	partial := used < len(p) && c.flags&flagClosing == 0
+	if partial && c.flags&flagPaused == 0 && c.tls == nil {
 		c.Close(errors.New("reactor: a handler left input without a pause"))
-		left = false
+		partial = false
 	}
 	switch {
-	case left && c.parked == nil && parked != nil && cap(parked) < 4*(len(p)-used)+4096:
-		// A flood is taken in many parts: each in a buffer of its own would be three times the memory.
+	case partial && c.parked == nil && parked != nil && cap(parked) < 4*(len(p)-used)+4096:
+		// The buffer is reused: see step 3.
 		rest := parked[:copy(parked, p[used:])]
 		c.parked = &rest
 		c.loop.meter.ParkedBytes += len(rest)
 		return
-	case left:
+	case partial:
 		c.parkInput(p[used:])
 	}
 	if parked != nil {
@@ -638,6 +714,7 @@ func (c *Conn) feedHandler(p []byte) {
 	}
 }
 
+// callOnData calls the handler's OnData. After a panic all of p counts as consumed, and c closes.
 func (c *Conn) callOnData(p []byte) (used int) {
 	used = len(p)
 	defer c.loop.recoverPanic(c)
@@ -645,7 +722,9 @@ func (c *Conn) callOnData(p []byte) (used int) {
 	return used
 }
 
-// onClose is called by the backend when the connection is gone, perhaps inside one of our writes.
+// onClose is called by the engine, on the loop, when the socket is closed; perhaps inside one of
+// our own writes. err is nil after a FIN of the peer. A FIN without close_notify over TLS is an
+// error, because the end of the data may be missing (RFC 8446 section 6.1).
 func (c *Conn) onClose(err error) {
 	if c.flags&flagSocketClosed != 0 {
 		return
@@ -655,18 +734,20 @@ func (c *Conn) onClose(err error) {
 		c.tls.abortHandshake()
 		if c.tls.flags&(tlsClient|tlsSecure) == tlsClient &&
 			c.flags&(flagClosed|flagCloseQueued|flagClosing|flagLinger) == 0 {
-			// The peer may hang up because of our alert: the handshake's own error says more, and shaken
-			// brings it now that the handshake has no more input.
+			// A server may hang up because of our alert. The error of the handshake says more than
+			// the lost connection, and handshakeDone reports it: the handshake ends soon, as it
+			// gets no more input.
 			return
 		}
 		if err == nil && c.tls.flags&tlsPeerClosed == 0 {
-			err = errUnexpectedEOF // FIN without close_notify: what was cut is not taken for complete
+			err = errUnexpectedEOF // FIN without close_notify
 		}
 	}
 	c.closeLost(err)
 }
 
-// closeLost queues the end of a connection that is gone.
+// closeLost marks a connection with a lost socket as closing, and queues its OnClose for the end of
+// the turn.
 func (c *Conn) closeLost(err error) {
 	c.mu.Lock()
 	if !c.closing {
@@ -677,6 +758,7 @@ func (c *Conn) closeLost(err error) {
 	c.loop.Post(func() {})
 }
 
+// queueClose queues finishClose for the end of a turn.
 func (c *Conn) queueClose() {
 	if c.flags&flagCloseQueued == 0 {
 		c.flags |= flagCloseQueued
@@ -684,7 +766,26 @@ func (c *Conn) queueClose() {
 	}
 }
 
-// flush writes the outbox.
+// flush writes the outbox to the engine, as far as the socket takes it, and completes a Close. The
+// loop calls it at the end of a turn for each dirty connection, and again for write-blocked ones.
+// The steps:
+//
+//  1. If the socket is gone, the outbox is dropped and OnClose is queued.
+//  2. During a handshake nothing of the outbox leaves; bytes of the handshake do.
+//  3. While c is paused the poller does not watch for room in the socket. So a retry, once a tick,
+//     flushes the engine's buffer here.
+//  4. If the engine still has unsent bytes and there is more to do, c becomes write-blocked. After
+//     a minute of that it is a slow consumer and is closed. A closing connection gets the linger
+//     timer.
+//  5. Otherwise the outbox is taken and written in chunks until the engine keeps some bytes. The
+//     rest goes back to the outbox, and c becomes write-blocked.
+//  6. Callbacks of AfterFlush wait until the engine has no unsent bytes. If c closes, finishClose
+//     runs them with false.
+//  7. When all is written: OnDrain, if asked for; the callbacks; and the end of a closing
+//     connection.
+//
+// Engine calls may close the socket (onClose), so flagSocketClosed is checked after each. On the
+// loop, without c.mu.
 func (c *Conn) flush() {
 	c.mu.Lock()
 	c.dirty = false
@@ -692,13 +793,13 @@ func (c *Conn) flush() {
 	if c.flags&flagSocketClosed != 0 {
 		c.discardOutbox()
 		c.mu.Unlock()
-		// else shaken says why, see closed
+		// Otherwise handshakeDone reports the error: see onClose.
 		if closing || c.tls == nil || c.tls.flags&(tlsClient|tlsSecure) != tlsClient {
 			c.queueClose()
 		}
 		return
 	}
-	if c.sock == nil { // closed before it was opened: the engine has yet to say so
+	if c.sock == nil { // not registered yet: onOpen comes first
 		c.mu.Unlock()
 		return
 	}
@@ -708,7 +809,7 @@ func (c *Conn) flush() {
 		return
 	}
 	if c.sock.Buffered() > 0 && c.flags&flagLinger == 0 && c.flags&flagPaused != 0 && c.loop.tickRetry {
-		c.mu.Unlock() // once a tick is often enough for who reads slowly
+		c.mu.Unlock() // step 3
 		c.sock.Flush()
 		c.mu.Lock()
 		if c.flags&flagSocketClosed != 0 {
@@ -735,10 +836,10 @@ func (c *Conn) flush() {
 		return
 	}
 	c.blockedSince = 0
-	flushed := c.takeFlushCallbacks()
+	callbacks := c.takeFlushCallbacks()
 	out := c.takeOutbox()
 	c.mu.Unlock()
-	if out != nil && c.tls != nil && !c.Secure() { // it closes in the middle of a handshake
+	if out != nil && c.tls != nil && !c.Secure() { // closed in the middle of a handshake
 		buf.Outbox.Put(out)
 		out = nil
 	}
@@ -748,38 +849,38 @@ func (c *Conn) flush() {
 		c.write(out[n : n+k])
 		n += k
 	}
-	left := n < len(out) && c.flags&flagSocketClosed == 0
-	if left {
+	partial := n < len(out) && c.flags&flagSocketClosed == 0
+	if partial {
 		c.requeueOutbox(out[n:])
 	}
 	if out != nil {
 		buf.Outbox.Put(out)
 	}
 	if c.flags&flagSocketClosed != 0 {
-		c.requeueFlushCallbacks(flushed)
+		c.requeueFlushCallbacks(callbacks)
 		c.queueClose()
 		return
 	}
 	if c.tls != nil {
 		c.tls.writeOut(c)
 	}
-	if left {
-		c.requeueFlushCallbacks(flushed)
+	if partial {
+		c.requeueFlushCallbacks(callbacks)
 		c.markWriteBlocked()
 		if closing {
 			c.armLingerTimer()
 		}
 		return
 	}
-	if len(flushed) > 0 && (closing || c.sock.Buffered() > 0) {
-		c.requeueFlushCallbacks(flushed)
-		flushed = nil
-		if !closing { // then finish answers; else the engine writes, and does not say when it has
+	if len(callbacks) > 0 && (closing || c.sock.Buffered() > 0) {
+		c.requeueFlushCallbacks(callbacks)
+		callbacks = nil
+		if !closing { // the engine does not say when it has written the rest
 			c.scheduleWriteRetry()
 		}
 	}
 	if c.flags&flagPaused != 0 && !closing && c.sock.Buffered() > 0 {
-		c.markWriteBlocked() // the engine doesn't write for it
+		c.markWriteBlocked() // the engine does not write for a paused connection
 		return
 	}
 	if c.flags&flagNotifyDrain != 0 && !closing && c.Buffered() == 0 {
@@ -789,14 +890,15 @@ func (c *Conn) flush() {
 	if c.flags&flagWriteBlocked == 0 {
 		c.flags &^= flagWriteRetried
 	}
-	c.runFlushCallbacks(flushed, true)
+	c.runFlushCallbacks(callbacks, true)
 	if closing {
 		c.flags |= flagClosing
 		c.queueClose()
 	}
 }
 
-// requeueOutbox puts what was not written in front of what has been appended meanwhile.
+// requeueOutbox puts p, the bytes that were not written, before bytes that were appended in the
+// meantime. p is copied.
 func (c *Conn) requeueOutbox(p []byte) {
 	c.mu.Lock()
 	b := append(buf.Outbox.Get(len(p)+c.outboxLen()), p...)
@@ -808,14 +910,14 @@ func (c *Conn) requeueOutbox(p []byte) {
 	c.mu.Unlock()
 }
 
-// discardOutbox gives the outbox back. Under mu.
+// discardOutbox drops the bytes of the outbox. Under c.mu.
 func (c *Conn) discardOutbox() {
 	if b := c.takeOutbox(); b != nil {
 		buf.Outbox.Put(b)
 	}
 }
 
-// armLingerTimer bounds how long a closing connection may take to be read.
+// armLingerTimer bounds how long a closing connection may take to flush its outbox: lingerTicks.
 func (c *Conn) armLingerTimer() {
 	if c.flags&flagClosing == 0 {
 		c.flags |= flagClosing
@@ -823,9 +925,10 @@ func (c *Conn) armLingerTimer() {
 	}
 }
 
-// lingerTimer ends a closing connection whose peer doesn't read.
+// A lingerTimer closes a connection if its peer does not read the last bytes.
 type lingerTimer struct{ conn *Conn }
 
+// OnTimer drops the outbox and queues the end of the connection.
 func (t lingerTimer) OnTimer(*Loop) {
 	t.conn.mu.Lock()
 	t.conn.discardOutbox()
@@ -834,14 +937,15 @@ func (t lingerTimer) OnTimer(*Loop) {
 	t.conn.loop.Post(func() {})
 }
 
-// markWriteBlocked has the outbox tried again later, and OnDrain called when it is empty.
+// markWriteBlocked schedules another flush of c, and OnDrain for when its outbox is empty.
 func (c *Conn) markWriteBlocked() {
 	c.flags |= flagNotifyDrain
 	c.scheduleWriteRetry()
 }
 
-// scheduleWriteRetry has c flushed again later: soon where it is new among those that wait for the
-// socket, else when the loop's patience has run out.
+// scheduleWriteRetry puts c on the loop's list of write-blocked connections. A connection that is
+// new there resets the loop's write backoff, so that it is retried soon. One that was retried
+// before waits for the backoff.
 func (c *Conn) scheduleWriteRetry() {
 	if c.flags&flagWriteRetried == 0 {
 		c.flags |= flagWriteRetried
@@ -853,10 +957,12 @@ func (c *Conn) scheduleWriteRetry() {
 	}
 }
 
+// write gives one chunk to the engine, sealed if c has TLS. Sealed bytes go to the socket at once,
+// so the caller stops when the engine keeps some.
 func (c *Conn) write(p []byte) {
 	l := c.loop
 	if c.Secure() {
-		c.tls.seal(c, p) // to the socket at once: the caller stops when that has no more room
+		c.tls.seal(c, p)
 		return
 	}
 	l.meter.Writes++
@@ -864,7 +970,16 @@ func (c *Conn) write(p []byte) {
 	c.sock.Write(p)
 }
 
-// finishClose ends c, at the end of a turn: OnClose, and what the socket still has to do.
+// finishClose ends c at the end of a turn. The steps of the first call:
+//
+//  1. It cancels all that waits: admission, deadline, pause, outbox, parked input. Callbacks of
+//     AfterFlush get false.
+//  2. It calls OnClose with the reason of Close.
+//  3. If the socket is open, it sends close_notify and FIN and reads on until the peer's FIN, for
+//     lingerTicks at most: a socket that is closed with unread input resets the connection, and the
+//     peer may lose the last bytes.
+//
+// When the socket is closed, now or in a later call, c is released.
 func (c *Conn) finishClose() {
 	c.flags &^= flagCloseQueued
 	if c.flags&flagClosed == 0 {
@@ -882,10 +997,10 @@ func (c *Conn) finishClose() {
 		if c.outbox != nil {
 			reason, c.outbox.reason = c.outbox.reason, nil
 		}
-		flushed := c.takeFlushCallbacks()
+		callbacks := c.takeFlushCallbacks()
 		c.takeOutbox()
 		c.mu.Unlock()
-		c.runFlushCallbacks(flushed, false)
+		c.runFlushCallbacks(callbacks, false)
 		if c.parked != nil {
 			c.loop.meter.ParkedBytes -= len(*c.parked)
 			buf.Input.Put(*c.parked)
@@ -897,8 +1012,7 @@ func (c *Conn) finishClose() {
 				c.tls.sendCloseNotify(c)
 			}
 			if c.flags&flagSocketClosed == 0 {
-				// FIN first, and read on until the peer's: closing with unread input would reset
-				// the connection and lose what was written last.
+				// Step 3.
 				c.sock.CloseWrite()
 				c.sock.SetRead(true)
 				c.flags |= flagLinger
@@ -911,7 +1025,7 @@ func (c *Conn) finishClose() {
 	}
 }
 
-// destroy closes a lingering connection for good.
+// destroy closes the socket of a lingering connection without waiting any longer.
 func (c *Conn) destroy() {
 	if c.flags&flagSocketClosed == 0 {
 		c.flags |= flagSocketClosed
@@ -920,6 +1034,8 @@ func (c *Conn) destroy() {
 	c.release()
 }
 
+// release removes c from its loop and frees its TLS state. The engine has closed the socket; the
+// Conn must not be used after this, except for methods that are safe on any goroutine.
 func (c *Conn) release() {
 	if c.loop.removeConn(c) {
 		c.loop.connCount.Add(-1)

@@ -2,34 +2,37 @@ package reactor
 
 import "time"
 
-// A lane is a loop's connections that go on with what they have parked: they had their share of a turn,
-// or were paused for their rate. They are served in turn, a slice of deferredBudget each time that sockets
-// have been looked at, so that what others send waits for one slice and not for all of them; and behind a
-// slice of a flood the lane rests, so that all floods together take about a sixth of the loop's time.
+// A deferredQueue is the run queue of a loop's connections with parked input: their handlers have paused
+// and resumed, because they had their share of a turn or were over their rate. After each poll the loop
+// serves a slice of the queue, first come first served, so that the input of other connections waits for
+// one slice and not for all of them. After a connection that is over its rate the queue is throttled: all
+// such connections together take about a sixth of the loop's time. On the loop.
 type deferredQueue struct {
 	loop         *Loop
-	conns        []*Conn
+	conns        []*Conn // the queue from head on; the entries before head are nil
 	head         int
-	throttled    bool // a timer ends it
-	throttleOver bool // it has
-	endThrottle  func()
+	throttled    bool   // no slice is served until the timer of throttle fires
+	throttleOver bool   // it has fired: the next slice need not wait for a poll
+	endThrottle  func() // what the timer calls; one function for all timers
 }
 
 const (
-	// deferredBudget is how long connections are served one after another; one alone may take longer.
+	// deferredBudget is the length of a slice. A single delivery may take longer.
 	deferredBudget = 250 * time.Microsecond
-	// throttleFactor is for how many times as long as a flood was served the lane rests; maxThrottle bounds it.
+	// throttleFactor is for how many times as long as an over-rate connection was served the queue
+	// rests after it: 5 gives these connections a sixth of the time. maxThrottle bounds the rest.
 	throttleFactor = 5
 	maxThrottle    = 20 * time.Millisecond
 )
 
+// init sets up the queue of l.
 func (a *deferredQueue) init(l *Loop) {
 	a.loop = l
-	over := func() { a.throttled, a.throttleOver = false, true }
-	a.endThrottle = func() { l.Post(over) }
+	end := func() { a.throttled, a.throttleOver = false, true }
+	a.endThrottle = func() { l.Post(end) }
 }
 
-// push puts c at the end.
+// push appends c, unless it is in the queue.
 func (a *deferredQueue) push(c *Conn) {
 	if c.flags&flagDeferred != 0 {
 		return
@@ -41,25 +44,30 @@ func (a *deferredQueue) push(c *Conn) {
 	}
 }
 
-// scheduleRun has the rest served when sockets have been looked at, however short this slice was: it may have
-// been a flood's that is read only then.
+// scheduleRun asks for a slice after the next poll, however short the last one was: a connection
+// over its rate has more input in its socket, which is read only then.
 func (a *deferredQueue) scheduleRun() {
-	if !a.loop.wakeupAfterPoll() { // the engine stops
+	if !a.loop.wakeupAfterPoll() { // the engine has stopped
 		a.throttleOver = true
 		a.loop.Post(func() {})
 	}
 }
 
-// throttle is told that a flood was served for d.
+// throttle is called after input of an over-rate connection was handled for d. The queue rests for
+// throttleFactor times d from now. Engines without timers do not throttle.
 func (a *deferredQueue) throttle(d time.Duration) {
 	if !a.throttled {
 		a.throttled = a.loop.r.backend.AfterFunc(min(throttleFactor*d, maxThrottle), a.endThrottle)
 	}
 }
 
-// run goes on with the first ones; behind is whether sockets have been looked at since the last time.
-func (a *deferredQueue) run(behind bool) {
-	if a.head == len(a.conns) || a.throttled || !behind && !a.throttleOver {
+// run serves a slice. afterPoll is whether there was a poll before this turn; without one it does
+// nothing, unless a throttle has just ended. The slice ends after deferredBudget, after a
+// connection that was over its rate, or when a delivery has set the throttle. If connections are
+// left it schedules the next slice. The array is compacted when more than half of it is served, and
+// dropped when it is large and empty.
+func (a *deferredQueue) run(afterPoll bool) {
+	if a.head == len(a.conns) || a.throttled || !afterPoll && !a.throttleOver {
 		return
 	}
 	a.throttleOver = false
@@ -69,9 +77,9 @@ func (a *deferredQueue) run(behind bool) {
 		a.conns[a.head] = nil
 		a.head++
 		c.flags &^= flagDeferred
-		flood := c.flags&flagOverRate != 0 // what its socket has will be read now
+		overRate := c.flags&flagOverRate != 0 // its socket will be read now
 		a.loop.protect(c, c.resumeInput)
-		if flood || a.throttled || a.loop.readClock().Sub(start) > deferredBudget {
+		if overRate || a.throttled || a.loop.readClock().Sub(start) > deferredBudget {
 			break
 		}
 	}

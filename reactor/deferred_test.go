@@ -9,7 +9,7 @@ import (
 	"canto/reactor/buf"
 )
 
-// resting is a counting engine that keeps what is to be run later.
+// resting is a counting engine with timers that fire when the test says so.
 type resting struct {
 	counting
 	rests []time.Duration
@@ -22,7 +22,7 @@ func (e *resting) AfterFunc(d time.Duration, f func()) bool {
 	return true
 }
 
-// grinder is a handler that needs a while for each delivery, of which it takes a byte.
+// grinder is a handler that needs some time for each delivery, and consumes one byte of it.
 type grinder struct {
 	quiet
 	now    *time.Time
@@ -52,8 +52,8 @@ type switched struct {
 func (s *switched) SetRead(on bool) { s.reads = on }
 func (s *switched) Reading() bool   { return s.reads }
 
-// A laneTest is a loop whose sockets are looked at when the test says so.
-type laneTest struct {
+// A deferredTest is a loop with connections that polls when the test says so.
+type deferredTest struct {
 	*testing.T
 	e     *resting
 	l     *Loop
@@ -61,7 +61,7 @@ type laneTest struct {
 	conns []*Conn
 }
 
-func newLaneTest(t *testing.T, n int, took time.Duration, flood bool) *laneTest {
+func newDeferredTest(t *testing.T, n int, took time.Duration, flood bool) *deferredTest {
 	now := time.Unix(1e9, 0)
 	e := &resting{}
 	r, err := New(Config{Loops: 1, backend: e, Clock: func() time.Time { return now }})
@@ -69,7 +69,7 @@ func newLaneTest(t *testing.T, n int, took time.Duration, flood bool) *laneTest 
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { r.ownWorkers.close() })
-	lt := &laneTest{t, e, r.Loops()[0], &grinder{now: &now, took: took, flood: flood}, nil}
+	lt := &deferredTest{t, e, r.Loops()[0], &grinder{now: &now, took: took, flood: flood}, nil}
 	for i := range n {
 		c := &Conn{loop: lt.l, sock: &switched{reads: true}, endpoint: &endpoint{handler: lt.g}, flags: flagOpen,
 			HandlerState: fmt.Sprint(i)}
@@ -80,16 +80,16 @@ func newLaneTest(t *testing.T, n int, took time.Duration, flood bool) *laneTest 
 	return lt
 }
 
-// arrive is the engine's: c has sent p.
-func (lt *laneTest) arrive(c *Conn, p string) { c.onTraffic([]byte(p)) }
+// arrive delivers p to c, as the engine does after a read.
+func (lt *deferredTest) arrive(c *Conn, p string) { c.onTraffic([]byte(p)) }
 
-// turn is one behind sockets.
-func (lt *laneTest) turn() {
+// turn is a turn after a poll.
+func (lt *deferredTest) turn() {
 	lt.l.pollCompleted = true
 	lt.l.turn()
 }
 
-func (lt *laneTest) served(what string, want ...string) {
+func (lt *deferredTest) served(what string, want ...string) {
 	lt.Helper()
 	if !slices.Equal(lt.g.served, want) {
 		lt.Errorf("%s: %q were served, not %q", what, lt.g.served, want)
@@ -97,10 +97,10 @@ func (lt *laneTest) served(what string, want ...string) {
 	lt.g.served = nil
 }
 
-// Those that go on have 250 µs each time that sockets have been looked at, in the order in which they
-// were resumed.
-func TestLaneTakesTurns(t *testing.T) {
-	lt := newLaneTest(t, 7, 100*time.Microsecond, false)
+// Connections in the deferred-input queue are served for 250 µs after each poll, in the order in
+// which they were resumed.
+func TestDeferredInTurn(t *testing.T) {
+	lt := newDeferredTest(t, 7, 100*time.Microsecond, false)
 	for _, c := range lt.conns {
 		lt.arrive(c, "abc")
 	}
@@ -111,11 +111,11 @@ func TestLaneTakesTurns(t *testing.T) {
 		c.Resume() // it is there once all the same
 	}
 	if n := len(lt.l.deferred.conns); n != 7 {
-		t.Errorf("%d are in the lane", n)
+		t.Errorf("%d are in the queue", n)
 	}
 	asked := lt.e.asked
 	lt.l.turn()
-	lt.served("a turn that is not behind sockets")
+	lt.served("a turn without a poll before it")
 	lt.turn()
 	lt.served("a slice", "0", "1", "2")
 	if lt.e.asked == asked {
@@ -126,26 +126,27 @@ func TestLaneTakesTurns(t *testing.T) {
 	lt.conns[4].Close(nil)
 	lt.l.flush()
 	lt.turn()
-	lt.served("the next, of whom one is paused and one has closed", "5", "6", "0")
+	lt.served("the next slice, where one is paused and one has closed", "5", "6", "0")
 	lt.turn()
 	lt.served("all are through")
 	lt.conns[3].Resume()
 	lt.turn()
-	lt.served("who was paused", "3")
+	lt.served("the one that was paused", "3")
 	if len(lt.l.deferred.conns) != 0 {
-		t.Errorf("%d are left in the lane", len(lt.l.deferred.conns))
+		t.Errorf("%d are left in the queue", len(lt.l.deferred.conns))
 	}
 }
 
-// Floods go on one at a time, and behind each the lane rests for five times as long as it took.
-func TestLaneRestsBehindFloods(t *testing.T) {
-	lt := newLaneTest(t, 3, 200*time.Microsecond, true)
+// Connections over their rate are served one at a time, and after each the queue is throttled for
+// five times as long as it was served.
+func TestDeferredThrottledAfterOverRate(t *testing.T) {
+	lt := newDeferredTest(t, 3, 200*time.Microsecond, true)
 	lt.arrive(lt.conns[0], "abc")
 	lt.arrive(lt.conns[1], "a") // it takes all of this
 	lt.arrive(lt.conns[2], "abc")
 	lt.g.served = nil
 	if len(lt.e.rests) != 1 || lt.e.rests[0] != time.Millisecond {
-		t.Errorf("behind a flood the lane rests for %v", lt.e.rests)
+		t.Errorf("after a connection over its rate the queue is throttled for %v", lt.e.rests)
 	}
 	for _, c := range lt.conns {
 		c.Resume()
@@ -166,36 +167,36 @@ func TestLaneRestsBehindFloods(t *testing.T) {
 	lt.turn()
 	lt.served("the last", "2")
 	if n := len(lt.e.rests); n != 3 {
-		t.Errorf("the lane rested %d times, not 3", n)
+		t.Errorf("the queue was throttled %d times, not 3", n)
 	}
 	if flooding := lt.l.meter.OverRate; flooding != 5*lt.g.took {
 		t.Errorf("the meter has %v", flooding)
 	}
-	// Who keeps to the rate again is no flood any more: it is read at once.
+	// A connection that keeps to its rate again is read at once.
 	lt.g.flood = false
 	over()
 	lt.arrive(lt.conns[1], "a")
 	one.reads = false
 	if lt.conns[1].Resume(); !one.reads {
-		t.Error("who keeps to the rate waits in the lane")
+		t.Error("a connection that keeps to its rate waits in the queue")
 	}
 }
 
-// Floods that have nothing left are read one at a time, too: the next when what the first had has been
-// looked at.
-func TestLaneReadsFloodsInTurn(t *testing.T) {
-	lt := newLaneTest(t, 2, 200*time.Microsecond, true)
+// Connections over their rate that have nothing parked are served one at a time, too: the next one
+// after the input of the one before has been read.
+func TestDeferredOverRateReadInTurn(t *testing.T) {
+	lt := newDeferredTest(t, 2, 200*time.Microsecond, true)
 	for _, c := range lt.conns {
 		lt.arrive(c, "a") // it takes all of this
 	}
-	lt.e.wake() // the rest behind them is over
+	lt.e.wake() // the throttle is over
 	lt.l.turn()
 	first, second := lt.conns[0].sock.(*switched), lt.conns[1].sock.(*switched)
 	for _, c := range lt.conns {
 		c.Resume()
 	}
 	lt.turn()
-	lt.l.turn() // sockets were not looked at
+	lt.l.turn() // no poll was done
 	lt.l.turn()
 	if !first.reads || second.reads {
 		t.Errorf("read are %v and %v, want the first alone", first.reads, second.reads)
@@ -208,14 +209,14 @@ func TestLaneReadsFloodsInTurn(t *testing.T) {
 	lt.e.wake()
 	lt.l.turn()
 	if !second.reads {
-		t.Error("the second is not read behind the first")
+		t.Error("the second is not read after the first")
 	}
 }
 
 // What a flood has parked is taken in parts where it is: in a buffer for each part it would be many times
 // the memory.
 func TestParkedIsTakenInPlace(t *testing.T) {
-	lt := newLaneTest(t, 1, 0, false)
+	lt := newDeferredTest(t, 1, 0, false)
 	lt.arrive(lt.conns[0], string(make([]byte, 1000)))
 	c := lt.conns[0]
 	where := &(*c.parked)[:1][0]
@@ -252,10 +253,10 @@ func (a *asker) OnData(c *Conn, p []byte) int {
 	return len(p)
 }
 
-// Who waits for an answer stays in the read set, and is taken out of it when it sends all the same,
-// whichever way; nothing is lost of that, and it is read again behind the answer.
-func TestPauseToAnswer(t *testing.T) {
-	lt := newLaneTest(t, 1, 0, false)
+// A connection that waits for a reply (PauseForReply) stays in the read set. It leaves it when the
+// peer sends all the same; nothing of that is lost, and it is delivered after the reply.
+func TestPauseForReply(t *testing.T) {
+	lt := newDeferredTest(t, 1, 0, false)
 	a := &asker{}
 	c := lt.conns[0]
 	c.endpoint = &endpoint{handler: a}

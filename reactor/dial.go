@@ -12,20 +12,29 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A DialConfig says where to and how.
+// A DialConfig says where to connect to and how.
 type DialConfig struct {
-	Addr    netip.AddrPort
-	Local   netip.AddrPort // may be zero
-	Timeout time.Duration  // of connecting; 10 s
-	TLS     *tls.Config    // TLS comes first; nil: plain, StartTLS may follow
-	// bytes that its socket keeps at most (SO_SNDBUF, which Linux doubles); 0: as the kernel likes
-	SendBuffer   int
-	Handler      Handler
+	// Addr is the address to connect to.
+	Addr netip.AddrPort
+	// Local is the address to connect from; zero: the kernel chooses. Port 0: any port.
+	Local netip.AddrPort
+	// Timeout bounds the connecting, without TLS; 10 s.
+	Timeout time.Duration
+	// TLS is the configuration of a connection where TLS comes first. With nil it is plain, and the
+	// handler may call StartTLS.
+	TLS *tls.Config
+	// SendBuffer is the size of the socket's send buffer (SO_SNDBUF; Linux doubles it), in bytes; 0: the
+	// kernel's default.
+	SendBuffer int
+	// Handler gets the events of the connection.
+	Handler Handler
+	// HandlerState becomes Conn.HandlerState, before OnOpen.
 	HandlerState any
 }
 
-// Dial opens a connection on the loop of the caller's choosing. OnOpen is called on l, or failed, on any
-// goroutine, perhaps inside Dial. Any goroutine; it does not wait.
+// Dial opens a connection on loop l. Either the handler's OnOpen is called on l, or failed with a
+// *net.OpError or the engine's error, on any goroutine, perhaps before Dial returns. It does not
+// block: where connecting takes time, a goroutine waits for it. Any goroutine.
 func (r *Reactor) Dial(l *Loop, cfg DialConfig, failed func(error)) {
 	fd, pending, err := connect(&cfg)
 	switch {
@@ -45,6 +54,7 @@ func (r *Reactor) Dial(l *Loop, cfg DialConfig, failed func(error)) {
 	}
 }
 
+// dialled gives the connected socket fd to l.
 func (r *Reactor) dialled(l *Loop, cfg *DialConfig, fd int, failed func(error)) {
 	r.register(l, &endpoint{handler: cfg.Handler, directTLS: cfg.TLS, role: ClientRole}, cfg.HandlerState, fd,
 		cfg.Addr,
@@ -55,7 +65,7 @@ func (r *Reactor) dialled(l *Loop, cfg *DialConfig, fd int, failed func(error)) 
 		})
 }
 
-// opError is err as package net words it.
+// opError wraps err as package net does.
 func (cfg *DialConfig) opError(err error) error {
 	e := &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(cfg.Addr), Err: err}
 	if cfg.Local.IsValid() {
@@ -64,8 +74,11 @@ func (cfg *DialConfig) opError(err error) error {
 	return e
 }
 
-// connect begins to connect a socket of its own. To an address of this machine it is done at once: with
-// the enrolment 14 system calls, 7 of them for options; by a net.Dialer it was 19, and a goroutine.
+// connect makes a socket and begins to connect it. pending means that connecting goes on;
+// awaitConnect waits for it. To an address of this machine it is done at once. A connection takes
+// 14 system calls so, 7 of them for options, with Register; with a net.Dialer it took 19, and a
+// goroutine. After an error the socket is closed. The steps: the socket, its options, the local
+// address if one is given, and connect.
 func connect(cfg *DialConfig) (fd int, pending bool, err error) {
 	to, err := sockaddr(cfg.Addr)
 	if err != nil {
@@ -94,7 +107,8 @@ func connect(cfg *DialConfig) (fd int, pending bool, err error) {
 			return 0, false, err
 		}
 		if cfg.Local.Port() == 0 {
-			// The port is chosen by where it connects to: else an address has no more of them than for one peer.
+			// The kernel chooses the port in connect. In bind it could use each port of the address only
+			// once, whatever the destination.
 			unix.SetsockoptInt(s, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
 		}
 		if err = unix.Bind(s, from); err != nil {
@@ -112,7 +126,8 @@ func connect(cfg *DialConfig) (fd int, pending bool, err error) {
 	return 0, false, os.NewSyscallError("connect", err)
 }
 
-// connectDone reports whether connecting has ended, and how.
+// connectDone reports whether connecting fd has ended, and the error that it ended with. It does
+// not wait.
 func connectDone(fd int) (done bool, err error) {
 	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
 	if n, err := unix.Poll(p, 0); n == 0 || err != nil {
@@ -128,7 +143,9 @@ func connectDone(fd int) (done bool, err error) {
 	return true, nil
 }
 
-// awaitConnect waits until fd, which it takes over, is connected. In Go's own poller, as a net.Dialer does.
+// awaitConnect waits until fd is connected, in Go's poller, as a net.Dialer does. It takes fd over
+// and returns a duplicate, which Go's poller does not know. It blocks for timeout at most, and then
+// returns os.ErrDeadlineExceeded.
 func awaitConnect(fd int, timeout time.Duration) (_ int, err error) {
 	f := os.NewFile(uintptr(fd), "socket")
 	defer f.Close()
@@ -145,7 +162,7 @@ func awaitConnect(fd int, timeout time.Duration) (_ int, err error) {
 		return done
 	}); err != nil {
 		if errors.Is(err, os.ErrDeadlineExceeded) {
-			err = os.ErrDeadlineExceeded // without the words of a file
+			err = os.ErrDeadlineExceeded // without the name of the os.File
 		}
 		return 0, err
 	}
@@ -158,6 +175,8 @@ func awaitConnect(fd int, timeout time.Duration) (_ int, err error) {
 	return fd, os.NewSyscallError("fcntl", err)
 }
 
+// sockaddr returns a as the kernel takes it. The zone of an IPv6 address must be the name of an
+// interface.
 func sockaddr(a netip.AddrPort) (unix.Sockaddr, error) {
 	if ip := a.Addr().Unmap(); ip.Is4() {
 		return &unix.SockaddrInet4{Port: int(a.Port()), Addr: ip.As4()}, nil

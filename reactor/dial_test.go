@@ -13,7 +13,7 @@ import (
 	"canto/reactor"
 )
 
-// What can't be dialled is told as package net tells it.
+// Errors of Dial are those that package net returns.
 func TestDialFails(t *testing.T) {
 	r, _ := serve(t, reactor.Config{Loops: 1,
 		Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: new(script)}}})
@@ -21,7 +21,7 @@ func TestDialFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	nobody := ln.Addr().(*net.TCPAddr).AddrPort()
+	unused := ln.Addr().(*net.TCPAddr).AddrPort()
 	ln.Close()
 	before := descriptors(t)
 	for _, c := range []struct {
@@ -30,13 +30,14 @@ func TestDialFails(t *testing.T) {
 		is   error
 		says string
 	}{
-		{"nobody listens", reactor.DialConfig{Addr: nobody}, syscall.ECONNREFUSED, "dial tcp " +
-			nobody.String() + ": connect: connection refused"},
-		{"nobody listens, IPv6", reactor.DialConfig{Addr: netip.AddrPortFrom(netip.IPv6Loopback(),
-			nobody.Port())}, nil, ""},
-		{"a source of another's", reactor.DialConfig{Addr: nobody, Local: netip.MustParseAddrPort("192.0.2.1:0")},
+		{"no listener", reactor.DialConfig{Addr: unused}, syscall.ECONNREFUSED, "dial tcp " +
+			unused.String() + ": connect: connection refused"},
+		{"no listener, IPv6", reactor.DialConfig{Addr: netip.AddrPortFrom(netip.IPv6Loopback(),
+			unused.Port())}, nil, ""},
+		{"a source address of another machine",
+			reactor.DialConfig{Addr: unused, Local: netip.MustParseAddrPort("192.0.2.1:0")},
 			syscall.EADDRNOTAVAIL,
-			"dial tcp 192.0.2.1:0->" + nobody.String() + ": bind: cannot assign requested address"},
+			"dial tcp 192.0.2.1:0->" + unused.String() + ": bind: cannot assign requested address"},
 		{"no such interface", reactor.DialConfig{Addr: netip.MustParseAddrPort("[fe80::1%nowhere]:5222")}, nil, ""},
 		{"no address", reactor.DialConfig{}, nil, ""},
 	} {
@@ -105,7 +106,7 @@ func TestDialFrom(t *testing.T) {
 	}
 }
 
-// Who answers late is waited for, on no loop's time.
+// A peer that accepts late is waited for, but not on a loop.
 func TestDialWaits(t *testing.T) {
 	ln, fd := full(t)
 	r, _ := serve(t, reactor.Config{Loops: 1,

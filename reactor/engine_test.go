@@ -256,7 +256,7 @@ func TestAttackK28EachCallback(t *testing.T) {
 			t.Errorf("%s: %d panics were counted", where, got)
 		}
 		switch where {
-		case "post", "atend", "wheel", "worker": // nobody's: the connection lives
+		case "post", "atend", "wheel", "worker": // of no connection: all stay open
 			if closes != 0 {
 				t.Errorf("%s: the connection was closed", where)
 			}
@@ -431,7 +431,8 @@ func TestEngineForgetsAddresses(t *testing.T) {
 	}
 }
 
-// The ends of a pair are each other's, whoever else connects meanwhile.
+// connectPair returns two ends of one connection, also if another process connects to the port
+// meanwhile.
 func TestPairOn(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/panjf2000/gnet/v2"
 )
 
-// SlotsHeld is how many handshakes compute now; Shaking how many are in flight.
+// SlotsHeld is how many handshakes hold a slot now.
 func (r *Reactor) SlotsHeld() int { return len(r.handshakeSlots.tokens) }
 
 // Shaking is how many handshakes are in flight.
@@ -20,7 +20,7 @@ func (r *Reactor) Shaking() int {
 	return r.handshakeLimit.n
 }
 
-// Sizes are those that have a budget.
+// Sizes are the sizes of the types that have a budget.
 func Sizes() map[string]uintptr {
 	return map[string]uintptr{
 		"Conn":     unsafe.Sizeof(Conn{}),
@@ -70,10 +70,10 @@ func (f *failing) Write([]byte) error {
 	return errFailed
 }
 
-// Detached reports whether c's record layer is our own; Warm whether that has its AEADs. On c's loop.
+// Detached reports whether c's record layer is a tls13Layer. On c's loop.
 func (c *Conn) Detached() bool { return c.Secure() && c.tls.std == nil }
 
-// Warm reports whether c's record layer has its AEADs.
+// Warm reports whether c's tls13Layer has its AEADs. On c's loop.
 func (c *Conn) Warm() bool { return c.tls.layer.warm != nil }
 
 // Say seals one record of any kind and writes it. On c's loop; c is detached.
@@ -127,7 +127,7 @@ func (r *Reactor) Admit(ln Listener, fd int, remote netip.AddrPort) {
 	r.assign(listenerEndpoint(ln), fd, remote, room)
 }
 
-// What bytes.go takes for the objects of others, and how large a std is.
+// The sizes that objectsizes.go assumes for objects of other packages, and that of a stdTLS.
 const (
 	AEADBytes   = aeadBytes
 	CryptoBytes = stdTLSBytes
@@ -146,18 +146,18 @@ func AEADs() any {
 // PairOn is connectPair.
 var PairOn = connectPair
 
-// NewSlots makes slots, with so many guests that wait; Take and Leave are a handshake's.
-func NewSlots(n, guests int) *handshakeSlots {
-	s := newSlots(n)
-	s.queued.Store(int32(guests))
+// NewSlots makes handshake slots, as if this many connections waited for admission.
+func NewSlots(n, queued int) *handshakeSlots {
+	s := newHandshakeSlots(n)
+	s.queued.Store(int32(queued))
 	return s
 }
 
-// Take is take.
+// Take is acquire.
 func (s *handshakeSlots) Take() { s.acquire() }
 
-// Leave is leave.
+// Leave is release.
 func (s *handshakeSlots) Leave() { s.release() }
 
-// Crowd is how many guests wait on any loop.
+// Crowd is the length of the admission queues of all loops.
 func (r *Reactor) Crowd() int { return int(r.handshakeSlots.queued.Load()) }

@@ -19,36 +19,50 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// engine is gnet without listeners: its own accept path ends the whole engine on EMFILE, so we accept
-// ourselves and enrol.
+// engine is the backend of real sockets: gnet v2.9.7, in its client mode, which has event loops and no
+// listeners. gnet's own accept path ends all loops on EMFILE, so acceptor accepts, and Register adds each
+// socket to a loop. engine is also gnet's event handler: its methods OnOpen, OnTraffic, OnClose and
+// OnShutdown are called by gnet, on a loop.
+//
+// This file depends on unexported parts of gnet, of exactly the version in go.mod: the fields
+// eventloop.poller and Poller.fd (epollFDOf), the functions newStreamConn and register0, and the fact that
+// gnet.Conn holds a *conn and gnet.EventLoop a *eventloop (Register). A new version of gnet has to be
+// compared with this file first. It was chosen all the same: an accepted connection costs 3 system calls
+// by this way and 20 by gnet's public one.
 type engine struct {
 	gnet.BuiltinEventEngine
-	r             *Reactor
-	cli           *gnet.Client
-	mu            sync.Mutex
-	loops         map[gnet.EventLoop]*Loop
-	stopping      bool
-	done          chan struct{}
-	cause         error
-	sampleConn    gnet.Conn  // one of gnet's, for its type
-	selfPipePeers []net.Conn // the other ends of the connections that watch over the loops
+	r   *Reactor
+	cli *gnet.Client
+	// mu guards loops, stopping and cause.
+	mu       sync.Mutex
+	loops    map[gnet.EventLoop]*Loop // the Loop of each gnet loop
+	stopping bool                     // Stop was called: the end of a loop is no error
+	done     chan struct{}            // closed when the engine has ended
+	cause    error                    // why it ended without Stop
+	// sampleConn is a closed connection that gnet made. Register takes the type word of its interface
+	// value, as the type itself is unexported.
+	sampleConn gnet.Conn
+	// selfPipePeers are the far ends of the loops' self-pipes, by Loop.Index.
+	selfPipePeers []net.Conn
 }
 
-// A probe is the context of a connection of the engine's own. One on each loop stays: its end is how we
-// hear that a loop has ended, which gnet tells nobody, and what is sent to it comes behind what sockets
-// had.
+// A selfPipe is the context of a connection between the process and one of its loops. Each loop has one for
+// its whole life. A byte that is sent to it is read after the next poll, among the other sockets: that is
+// WakeupAfterPoll. Its end shows that the loop has ended, which gnet reports in no other way.
 type selfPipe struct {
-	conn       chan gnet.Conn // cap 1
+	conn       chan gnet.Conn // cap 1: the loop's end, once it is open
 	readSignal chan struct{}  // cap 1: signalled with each read
-	loop       *Loop          // where it stays
+	loop       *Loop          // the loop that it wakes; nil for the second pipe of addSelfPipe
 }
 
+// newEngine returns an engine that is not started.
 func newEngine() *engine {
 	return &engine{loops: make(map[gnet.EventLoop]*Loop), done: make(chan struct{})}
 }
 
-// Start runs gnet and finds its loops: gnet hands them out only with connections, so one socket pair
-// is enrolled for each.
+// Start starts gnet, binds each of loops to one loop of gnet, and gives each its self-pipe. pauses
+// is false if epoll's descriptor was not found or a pause did not work on some loop; then no loop
+// pauses.
 func (e *engine) Start(r *Reactor, loops []*Loop) (pauses bool, err error) {
 	if err := e.start(r, loops); err != nil {
 		return false, err
@@ -73,10 +87,19 @@ func (e *engine) Start(r *Reactor, loops []*Loop) (pauses bool, err error) {
 	return pauses, nil
 }
 
-// addSelfPipe leaves a probe on l, and tries with it whether reading can be paused: what is sent to it
-// meanwhile must be read after, and not before, what is sent to a second one later.
+// addSelfPipe makes l's self-pipe, and finds out with it whether pausing works. The steps:
+//
+//  1. It connects two pairs of sockets and adds one end of each to l: the self-pipe, and a second
+//     pipe that is closed at the end.
+//  2. It turns reading of the self-pipe off and writes a byte to it.
+//  3. It writes two bytes to the second pipe, one after the other, and waits until each was read.
+//     The first batch of epoll events may have been taken before the byte of step 2; the second was
+//     not.
+//  4. The byte of step 2 must not have been read yet. After reading is on again it must be read.
+//
+// It runs at start only, on the goroutine of New; the steps on the loop are tasks of gnet.
 func (e *engine) addSelfPipe(l *Loop, el gnet.EventLoop) (pauses bool, err error) {
-	enrol := func(stays *Loop) (*selfPipe, net.Conn, error) {
+	enroll := func(stays *Loop) (*selfPipe, net.Conn, error) {
 		a, b, err := loopbackPair()
 		if err != nil {
 			return nil, nil, err
@@ -88,16 +111,16 @@ func (e *engine) addSelfPipe(l *Loop, el gnet.EventLoop) (pauses bool, err error
 		}
 		return p, b, (<-res).Err
 	}
-	p, peer, err := enrol(l)
+	p, peer, err := enroll(l)
 	if peer != nil {
 		e.selfPipePeers = append(e.selfPipePeers, peer)
 	}
 	if err != nil || l.epollFD == 0 {
 		return false, err
 	}
-	other, end, err := enrol(nil)
-	if end != nil {
-		defer end.Close()
+	other, otherPeer, err := enroll(nil)
+	if otherPeer != nil {
+		defer otherPeer.Close()
 	}
 	if err != nil {
 		return false, err
@@ -115,11 +138,11 @@ func (e *engine) addSelfPipe(l *Loop, el gnet.EventLoop) (pauses bool, err error
 		<-done
 		return nil
 	}
-	came := func(p *selfPipe) bool {
+	wasRead := func(p *selfPipe) bool {
 		select {
 		case <-p.readSignal:
 			return true
-		case <-time.After(10 * time.Second): // a machine that is full may need some of it
+		case <-time.After(10 * time.Second): // a loaded machine may take some of it
 			return false
 		}
 	}
@@ -127,9 +150,10 @@ func (e *engine) addSelfPipe(l *Loop, el gnet.EventLoop) (pauses bool, err error
 		return false, err
 	}
 	peer.Write([]byte("x"))
-	for range 2 { // two batches of events: the first may not have seen it yet
-		end.Write([]byte("x"))
-		if !came(other) {
+	// Step 3.
+	for range 2 {
+		otherPeer.Write([]byte("x"))
+		if !wasRead(other) {
 			return false, nil
 		}
 	}
@@ -137,9 +161,20 @@ func (e *engine) addSelfPipe(l *Loop, el gnet.EventLoop) (pauses bool, err error
 	if err := set(true); err != nil {
 		return false, err
 	}
-	return !early && came(p), nil
+	return !early && wasRead(p), nil
 }
 
+// start runs gnet with as many loops as there are Loops, and pairs them. gnet's client gives out
+// its loops only with connections, so the steps are:
+//
+//  1. Connections to ourselves are added one after another. gnet gives each to the loop with the
+//     fewest, so after as many as there are loops all were seen; four times as many are tried.
+//  2. Those connections are closed.
+//  3. Each gnet loop is bound to a Loop: its goroutine gets the pprof label "loop", and its id is
+//     noted for AssertOwned.
+//
+// gnet's write buffer is 64 KiB as writeChunk is; its read buffer is shared by the connections of a
+// loop.
 func (e *engine) start(r *Reactor, loops []*Loop) error {
 	e.r = r
 	cli, err := gnet.NewClient(e, gnet.WithNumEventLoop(len(loops)), gnet.WithLogger(gnetLog{r}),
@@ -154,21 +189,20 @@ func (e *engine) start(r *Reactor, loops []*Loop) error {
 	}
 	e.cli = cli
 	found := make(chan gnet.Conn)
-	var probes []net.Conn
+	var peers []net.Conn
 	defer func() {
-		for _, p := range probes {
+		for _, p := range peers {
 			p.Close()
 		}
 	}()
-	// The balancer gives each new connection to the loop with the fewest: as many probes as loops
-	// that stay open reach every loop.
+	// Step 1.
 	seen := make(map[gnet.EventLoop]bool)
 	for range 4 * len(loops) {
 		a, b, err := loopbackPair()
 		if err != nil {
 			return err
 		}
-		probes = append(probes, b)
+		peers = append(peers, b)
 		if _, err := cli.EnrollContext(a, discoveryContext{func(gc gnet.Conn) {
 			go func() { found <- gc }()
 		}}); err != nil {
@@ -179,13 +213,13 @@ func (e *engine) start(r *Reactor, loops []*Loop) error {
 			break
 		}
 	}
-	// A second pass binds them, now that all are known.
+	// Steps 2 and 3.
 	i := 0
-	probed := make(chan struct{})
-	for _, p := range probes {
+	bound := make(chan struct{})
+	for _, p := range peers {
 		p.Close()
 	}
-	probes = nil
+	peers = nil
 	for el := range seen {
 		if i == len(loops) {
 			break
@@ -200,13 +234,13 @@ func (e *engine) start(r *Reactor, loops []*Loop) error {
 			pprof.SetGoroutineLabels(pprof.WithLabels(context.Background(),
 				pprof.Labels("loop", strconv.Itoa(l.index))))
 			l.bindGoroutine()
-			probed <- struct{}{}
+			bound <- struct{}{}
 			return nil
 		}))
 		if err != nil {
 			return err
 		}
-		<-probed
+		<-bound
 	}
 	if i < len(loops) {
 		return fmt.Errorf("reactor: the engine has %d of %d loops", i, len(loops))
@@ -214,9 +248,11 @@ func (e *engine) start(r *Reactor, loops []*Loop) error {
 	return nil
 }
 
-// discoveryContext is the context of a probe.
+// discoveryContext is the context of a connection of start's step 1. found must not block the loop.
 type discoveryContext struct{ found func(gnet.Conn) }
 
+// loopbackPair returns the two ends of a new TCP connection over the loopback interface. gnet's
+// Enroll wants a TCP connection or Unix socket of package net.
 func loopbackPair() (a, b net.Conn, err error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -226,8 +262,8 @@ func loopbackPair() (a, b net.Conn, err error) {
 	return connectPair(ln)
 }
 
-// connectPair connects to ln. Somebody who wants to reach who had this port before is not taken for the
-// other end.
+// connectPair connects to ln and accepts that connection. Another process may connect to the port,
+// too; its connections are closed.
 func connectPair(ln net.Listener) (a, b net.Conn, err error) {
 	if a, err = net.Dial("tcp", ln.Addr().String()); err != nil {
 		return nil, nil, err
@@ -244,8 +280,11 @@ func connectPair(ln net.Listener) (a, b net.Conn, err error) {
 	}
 }
 
-// epollFDOf reads the descriptor of a loop's poller, which gnet does not give out; 0 where its fields
-// are others than we know. [Reactor] tries pausing once before it relies on it.
+// epollFDOf returns the epoll descriptor of a gnet loop, which SetRead needs and gnet does not give
+// out. It reads el.poller.fd by reflection, as gnet v2.9.7 names these fields. With other names or
+// types the result is 0, and the loop works without pauses; addSelfPipe tries a pause before
+// anything relies on it. gnet's build tag poll_opt must not be used: it keeps a pointer in the epoll
+// event, where updateInterest writes the descriptor.
 func epollFDOf(el gnet.EventLoop) (fd int) {
 	defer func() {
 		if recover() != nil {
@@ -255,10 +294,15 @@ func epollFDOf(el gnet.EventLoop) (fd int) {
 	return int(reflect.ValueOf(el).Elem().FieldByName("poller").Elem().FieldByName("fd").Int())
 }
 
-// Register does what gnet's Enroll does, without the net.Conn that that one wants: a net.Conn has been with
-// another poller, is given a second descriptor and six objects of addresses, and is registered by a
-// goroutine of its own; with all of it an accept is 20 system calls, and without it 3. gnet gives these
-// two functions to nobody, so the linker does. What they take is known of the version that go.mod names.
+// Register makes a gnet connection for fd and adds it to the loop of c, as a task on that loop. It
+// does what gnet's Enroll does after its preparations. Enroll wants a net.Conn, which was
+// registered with Go's own poller before; it duplicates the descriptor, allocates addresses, and
+// starts a goroutine: 20 system calls and 20 µs for each accepted connection, instead of 3 calls.
+//
+// The task builds a gnet.Conn: it copies the interface value sampleConn, as its type word is right,
+// and sets its data word to what newStreamConn returned. register0 adds the descriptor to epoll and
+// calls engine.OnOpen. When it fails it has closed fd. It may also return an error after OnOpen, if
+// the socket was closed in there; the connection was open then, and onClose has reported its end.
 func (e *engine) Register(c *Conn, fd int, remote netip.AddrPort, done func(error)) {
 	el := c.loop.engine.(gnet.EventLoop)
 	err := el.Execute(context.Background(), gnet.RunnableFunc(func(context.Context) error {
@@ -268,7 +312,7 @@ func (e *engine) Register(c *Conn, fd int, remote netip.AddrPort, done func(erro
 		gc.SetContext(pendingConn{c, remote})
 		err := register0(loop, ifaceWords(&gc)[1])
 		if c.flags&flagOpen != 0 {
-			err = nil // it has been there
+			err = nil // see above: the error of a connection that was open
 		}
 		done(err)
 		return nil
@@ -279,27 +323,46 @@ func (e *engine) Register(c *Conn, fd int, remote netip.AddrPort, done func(erro
 	}
 }
 
+// newStreamConn is gnet's unexported constructor of a TCP connection. The linker resolves it: gnet
+// marks it in no way for that, but Go's linker restricts linkname only for the standard library. In
+// v2.9.7 its parameters are the protocol, the descriptor, the *eventloop, the peer's unix.Sockaddr
+// and two net.Addr; the last three are for gnet's own accessors only and may be nil. The result is
+// a *conn. If a new gnet renames the function, the program does not link. If it changes the
+// parameters or the result, memory is corrupted without a message: that is why go.mod fixes the
+// version.
+//
 //go:linkname newStreamConn github.com/panjf2000/gnet/v2.newStreamConn
 func newStreamConn(proto string, fd int, loop unsafe.Pointer, sa unix.Sockaddr, local,
 	remote net.Addr) unsafe.Pointer
 
+// register0 is gnet's unexported method that adds a connection to its loop's epoll set, read events
+// only, and calls the event handler's OnOpen. It must run on the loop. In v2.9.7 it takes the
+// *eventloop (the receiver) and the *conn, and returns an error. What was said of newStreamConn
+// holds for it, too.
+//
 //go:linkname register0 github.com/panjf2000/gnet/v2.(*eventloop).register0
 func register0(loop, conn unsafe.Pointer) error
 
-// ifaceWords are the two of an interface value: what type it is, and where.
+// ifaceWords returns the two words of an interface value: the type word, and the pointer to the
+// value. The gc compiler (Go 1.26) lays out a non-empty interface that holds a pointer in this way.
+// With another layout Register would give gnet a wrong pointer, and the first accepted connection
+// would crash the process.
 func ifaceWords[I any](i *I) *[2]unsafe.Pointer { return (*[2]unsafe.Pointer)(unsafe.Pointer(i)) }
 
-// pendingConn is the context of a connection that OnOpen has not seen yet.
+// pendingConn is the context of a gnet connection until OnOpen, which replaces it by conn.
 type pendingConn struct {
 	conn   *Conn
 	remote netip.AddrPort
 }
 
+// Wakeup implements backend: it adds a task that runs l.turn to the queue of l's poller. gnet
+// writes to an eventfd if the loop may be asleep.
 func (e *engine) Wakeup(l *Loop) error {
 	return l.engine.(gnet.EventLoop).Execute(context.Background(), l)
 }
 
-// WakeupAfterPoll sends a byte to the loop's probe.
+// WakeupAfterPoll implements backend: it writes a byte to the loop's self-pipe, once until that was
+// read. The write does not block: there is at most one byte in the pipe.
 func (e *engine) WakeupAfterPoll(l *Loop) error {
 	if l.pollWakeupPending {
 		return nil
@@ -311,11 +374,13 @@ func (e *engine) WakeupAfterPoll(l *Loop) error {
 	return nil
 }
 
+// AfterFunc implements backend with a timer of Go's runtime.
 func (e *engine) AfterFunc(d time.Duration, f func()) bool {
 	time.AfterFunc(d, f)
 	return true
 }
 
+// Stop implements backend: it ends gnet's loops, and closes the far ends of the self-pipes.
 func (e *engine) Stop() {
 	e.mu.Lock()
 	e.stopping = true
@@ -326,7 +391,7 @@ func (e *engine) Stop() {
 	}
 }
 
-// OnOpen is gnet's.
+// OnOpen implements gnet.EventHandler. gnet calls it on a loop once a connection is in the poller.
 func (e *engine) OnOpen(gc gnet.Conn) ([]byte, gnet.Action) {
 	switch c := gc.Context().(type) {
 	case pendingConn:
@@ -344,7 +409,10 @@ func (e *engine) OnOpen(gc gnet.Conn) ([]byte, gnet.Action) {
 	return nil, gnet.None
 }
 
-// OnTraffic is gnet's.
+// OnTraffic implements gnet.EventHandler. gnet calls it on a loop after each read, with readBuffer
+// bytes at most. The bytes stay in gnet's buffer until it returns; Next(-1) consumes all of them,
+// so that gnet keeps no copy. Input of a self-pipe means that a poll has been done since
+// WakeupAfterPoll, so the turn runs.
 func (e *engine) OnTraffic(gc gnet.Conn) gnet.Action {
 	p, _ := gc.Next(-1)
 	switch c := gc.Context().(type) {
@@ -362,7 +430,9 @@ func (e *engine) OnTraffic(gc gnet.Conn) gnet.Action {
 	return gnet.None
 }
 
-// OnClose is gnet's, perhaps inside a Write of ours.
+// OnClose implements gnet.EventHandler. gnet calls it on a loop when a socket was closed by the
+// peer, failed, or is about to be closed by us; perhaps inside a Write of ours. The descriptor is
+// still open during the call. io.EOF stands for a FIN and is passed on as nil.
 func (e *engine) OnClose(gc gnet.Conn, err error) gnet.Action {
 	switch c := gc.Context().(type) {
 	case *Conn:
@@ -381,10 +451,10 @@ func (e *engine) OnClose(gc gnet.Conn, err error) gnet.Action {
 	return gnet.None
 }
 
-// OnShutdown is gnet's: nobody but Stop may end the engine.
+// OnShutdown implements gnet.EventHandler: all loops have ended. Without Stop that is an error.
 func (e *engine) OnShutdown(gnet.Engine) { e.finish(errEngineEnded) }
 
-// finish is told that the engine ends, with the cause if nobody asked for it.
+// finish notes that the engine has ended, and the cause if Stop was not called. Any goroutine.
 func (e *engine) finish(cause error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -398,6 +468,7 @@ func (e *engine) finish(cause error) {
 	}
 }
 
+// Wait implements backend.
 func (e *engine) Wait(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
@@ -409,18 +480,21 @@ func (e *engine) Wait(ctx context.Context) error {
 	}
 }
 
-// gnetConn is one connection of gnet's.
+// gnetConn is the backendConn of a socket. gnet buffers the output that the socket does not take, and
+// writes it when epoll reports room. Only on the loop.
 type gnetConn struct {
 	gc      gnet.Conn
 	loop    *Loop
-	addr    [16]byte // the peer's, IPv4 as IPv6, and without a zone; gnet forgets it on close
+	addr    [16]byte // the peer's address, IPv4 mapped to IPv6, without a zone; gnet forgets it on close
 	port    uint16
-	readOff bool // not in the read set
-	closed  bool // its descriptor may be another's
+	readOff bool // SetRead(false): epoll reports neither input nor room for output
+	closed  bool // gnet has closed the descriptor: its number may belong to another connection
 }
 
-// Write may call OnClose before it returns. Where the socket had no room for all, gnet has put the
-// connection back in the read set.
+// Write implements backendConn. It first tries a send of its own (sendNonblock); gnet gets the
+// rest, finds out why it did not fit, and buffers it. gnet then asks epoll for input and for room;
+// if reading is off the connection is taken out of the set again. It may call OnClose before it
+// returns.
 func (g *gnetConn) Write(p []byte) error {
 	if !g.closed && g.gc.OutboundBuffered() == 0 {
 		if p = p[sendNonblock(g.gc.Fd(), p):]; len(p) == 0 {
@@ -434,9 +508,13 @@ func (g *gnetConn) Write(p []byte) error {
 	return err
 }
 
-// sendNonblock writes what the socket takes of p; why it takes no more is for the engine to find out. The
-// call does not block, and Go's scheduler is not told of it: where it is, a loop may lose its processor
-// with each write, to handshakes or to the collector, and comes back behind them.
+// sendNonblock sends as much of p as the socket takes, and returns that number; on an error it
+// returns 0, and the caller's next write finds the error. It makes a raw system call, of which Go's
+// scheduler is not told: a call through package unix may give the loop's processor to another
+// goroutine, and the loop would get one back only after TLS handshakes and the garbage collector.
+// That is right only because MSG_DONTWAIT never waits; a call that blocked would stop every
+// goroutine of this processor. p is alive during the call: the conversion unsafe.Pointer to uintptr
+// stands in the call's argument list, as rule 4 of package unsafe asks.
 func sendNonblock(fd int, p []byte) int {
 	if len(p) == 0 {
 		return 0
@@ -449,19 +527,24 @@ func sendNonblock(fd int, p []byte) int {
 	return int(n)
 }
 
+// Flush implements backendConn. It does something only while reading is off; otherwise epoll
+// reports room, and gnet writes by itself.
 func (g *gnetConn) Flush() {
 	if g.readOff && !g.closed && g.loop.epollFD != 0 {
 		if g.gc.Flush(); !g.closed {
-			g.updateInterest() // what has drained is back in the read set
+			g.updateInterest() // gnet adds the connection to the read set when its buffer is empty
 		}
 	}
 }
 
+// Buffered implements backendConn.
 func (g *gnetConn) Buffered() int { return g.gc.OutboundBuffered() }
 
-// SetRead sets what epoll reports for the connection; hang-ups are reported always. While it is off
-// gnet is told of no room to write either: what it keeps would drain, and gnet read again. EPOLLRDHUP is
-// not asked for, as gnet doesn't by itself: it would read to the end at once, pause or no pause.
+// SetRead implements backendConn. It changes what epoll reports for the descriptor, without gnet's
+// knowledge; epoll always reports errors and hang-ups. While reading is off, room for output is not
+// reported either: gnet would write its buffer, and turn reading on when that is empty. EPOLLRDHUP
+// is never asked for: after it gnet reads until the end of the input at once, whatever the pause.
+// Without an epoll descriptor it does nothing.
 func (g *gnetConn) SetRead(on bool) {
 	if g.loop.epollFD != 0 && !g.closed {
 		g.readOff = !on
@@ -469,8 +552,11 @@ func (g *gnetConn) SetRead(on bool) {
 	}
 }
 
+// Reading implements backendConn.
 func (g *gnetConn) Reading() bool { return !g.readOff }
 
+// updateInterest sets the epoll events of the descriptor from readOff and gnet's buffer. The events
+// are those that gnet v2.9.7 uses (netpoll.ReadEvents, ReadWriteEvents).
 func (g *gnetConn) updateInterest() {
 	var ev uint32
 	if !g.readOff {
@@ -483,29 +569,44 @@ func (g *gnetConn) updateInterest() {
 		Events: ev})
 }
 
+// CloseWrite implements backendConn. While gnet has unsent bytes it does nothing; the linger timer
+// then closes the connection.
 func (g *gnetConn) CloseWrite() {
 	if !g.closed && g.gc.OutboundBuffered() == 0 {
 		unix.Shutdown(g.gc.Fd(), unix.SHUT_WR)
 	}
 }
 
+// Close implements backendConn. gnet calls OnClose, tries to write what it has buffered, and closes
+// the descriptor.
 func (g *gnetConn) Close() { g.gc.EventLoop().Close(g.gc) }
 
+// Remote implements backendConn.
 func (g *gnetConn) Remote() netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom16(g.addr).Unmap(), g.port)
 }
 
-// gnetLog sends gnet's own words to our log.
+// gnetLog is gnet's logger. It writes what gnet reports to the reactor's log: errors of single
+// connections at level debug, as they are usual, and fatal ones at level error.
 type gnetLog struct{ r *Reactor }
 
+// Debugf implements gnet's logging.Logger; it drops the message.
 func (g gnetLog) Debugf(string, ...any) {}
-func (g gnetLog) Infof(string, ...any)  {}
+
+// Infof implements gnet's logging.Logger; it drops the message.
+func (g gnetLog) Infof(string, ...any) {}
+
+// Warnf implements gnet's logging.Logger.
 func (g gnetLog) Warnf(format string, a ...any) {
 	g.r.log.Debug("the event engine reports", "err", fmt.Sprintf(format, a...))
 }
+
+// Errorf implements gnet's logging.Logger. gnet reports failed reads and writes of peers by it.
 func (g gnetLog) Errorf(format string, a ...any) {
 	g.r.log.Debug("the event engine reports", "err", fmt.Sprintf(format, a...))
 }
+
+// Fatalf implements gnet's logging.Logger. It does not end the process.
 func (g gnetLog) Fatalf(format string, a ...any) {
 	g.r.log.Error("the event engine reports", "err", fmt.Sprintf(format, a...))
 }

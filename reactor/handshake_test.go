@@ -40,9 +40,10 @@ func (l *addrQueue) move(now time.Time, delay time.Duration) {
 	}
 }
 
-// 500 clients behind lines of 200 ms are secure within 2 s of fake time, while 200 others stop behind
-// their ClientHello: whoever waits for its peer holds no CPU slot. Goroutines run until all wait before
-// the clock moves, so nothing here depends on this machine's speed (T17, K27).
+// 500 clients with lines of 200 ms finish their handshakes within 2 s of fake time, while 200
+// others stop after the ClientHello: a handshake that waits for its peer holds no handshake slot.
+// Goroutines run until all of them wait before the clock moves, so nothing here depends on the
+// speed of the machine (T17, K27).
 func TestAttackT17K27FakeTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := reactortest.New(1, reactor.Config{Loops: 2, HandshakesPerAddr: 4096})
@@ -69,7 +70,7 @@ func TestAttackT17K27FakeTime(t *testing.T) {
 		for secure < 500 {
 			settle(n)
 			if held := n.SlotsHeld(); held != 0 {
-				t.Fatalf("%d CPU slots are held after %v while everybody waits for a peer", held, waited)
+				t.Fatalf("%d CPU slots are held after %v while all wait for their peers", held, waited)
 			}
 			for _, l := range lines {
 				l.move(n.Now(), delay)
@@ -122,7 +123,7 @@ func TestAttackK26Handshakes(t *testing.T) {
 		ninth := hello() // of the same address
 		settle(n)
 		if got := ninth.Take(); !bytes.Equal(got, []byte{21, 3, 3, 0, 2, 2, 80}) {
-			t.Errorf("who was refused got %x", got)
+			t.Errorf("the refused one got %x", got)
 		}
 		if len(reasons) != 1 || reasons[0] != reactor.ErrTooManyHandshakes || n.Shaking() != 8 {
 			t.Fatalf("%v, %d in flight", reasons, n.Shaking())
@@ -132,7 +133,7 @@ func TestAttackK26Handshakes(t *testing.T) {
 		in = append(in, hello())
 		settle(n)
 		if len(reasons) != 2 || n.Shaking() != 8 {
-			t.Fatalf("%v, %d in flight: the place was not given again", reasons, n.Shaking())
+			t.Fatalf("%v, %d in flight: its place was not used again", reasons, n.Shaking())
 		}
 		for _, c := range in[1:] {
 			c.Close(nil)
@@ -146,15 +147,15 @@ func TestAttackK26Handshakes(t *testing.T) {
 	})
 }
 
-// A loop that has no processor, as behind a system call, has one again before many handshakes have
-// followed each other, however many wait; where a crowd does, behind one or two.
+// A loop that waits for a processor, as after a system call, gets one before many handshakes have
+// followed each other; while many connections wait for admission, after one or two.
 func TestHandshakesLetLoopsIn(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	for _, c := range []struct {
-		guests int
+		queued int
 		most   int64
 	}{{0, 30}, {1000, 3}} {
-		s := reactor.NewSlots(1, c.guests)
+		s := reactor.NewSlots(1, c.queued)
 		var stop atomic.Bool
 		var done atomic.Int64
 		var wg sync.WaitGroup
@@ -171,7 +172,7 @@ func TestHandshakesLetLoopsIn(t *testing.T) {
 		}
 		var between []int64
 		for last := int64(0); len(between) < 100; {
-			runtime.Gosched() // what has lost its processor stands in the same queue
+			runtime.Gosched() // a goroutine without a processor waits in the same queue as a loop
 			now := done.Load()
 			between, last = append(between, now-last), now
 		}
@@ -179,8 +180,8 @@ func TestHandshakesLetLoopsIn(t *testing.T) {
 		wg.Wait()
 		slices.Sort(between)
 		if mid := between[len(between)/2]; mid > c.most {
-			t.Errorf("%d guests: %d handshakes followed each other while somebody waited, in the middle of %v",
-				c.guests, mid, between)
+			t.Errorf("%d queued: %d handshakes followed each other while a goroutine waited; median of %v",
+				c.queued, mid, between)
 		}
 	}
 }

@@ -11,49 +11,55 @@ import (
 )
 
 const (
-	// maxHijackedIn is how much may wait for a goroutine that reads, before the connection is paused. One
-	// read of the engine comes on top.
+	// maxHijackedIn is how much input may wait for the goroutine; with more the connection is paused. One
+	// read of the engine (readBuffer) may come on top.
 	maxHijackedIn = 64 << 10
-	// maxHijackedOut is how much a goroutine may write ahead of the loop; the outbox may hold as much again,
-	// and the engine.
+	// maxHijackedOut is how much output may wait for the loop; then Write blocks. The outbox may hold as
+	// much again, and the engine, too.
 	maxHijackedOut = 64 << 10
-	// hijackedTimeout is how long a Write waits for a peer that takes nothing, and what was written for
-	// the end to be read.
+	// hijackedTimeout is how long a Write waits for a peer that reads nothing, and how long the output may
+	// take to be read after Close.
 	hijackedTimeout = time.Minute
 )
 
-// hijackedConn is a connection in the hands of a goroutine: a net.Conn that waits. The loop feeds it and
-// takes from it what is to be sent; neither side ever holds more than the limits above.
+// A hijackedConn is a connection that a goroutine of net/http reads and writes; it implements net.Conn with
+// blocking calls. The loop still owns the Conn and moves the bytes: onData, pumpToOutbox, resumeRead and
+// onClose run on the loop, the methods of net.Conn on any goroutine. Input and output of its memConn are
+// bounded by the constants above.
 type hijackedConn struct {
 	memConn
 	c          *Conn
-	onDone     func() // called once, when the goroutine and the loop are both done with it
-	writeMu    sync.Mutex
-	spaceFreed chan struct{} // cap 1: the loop took what was there
-	pumpFunc   func()        // one func for all posts
-	resumeFunc func()
+	onDone     func()        // called once, when Close was called and the connection has ended
+	writeMu    sync.Mutex    // held by Write: writes do not mix. Taken before memConn.mu
+	spaceFreed chan struct{} // cap 1: signalled when the loop took output, and at the end
+	pumpFunc   func()        // pumpToOutbox; one function value for all posts
+	resumeFunc func()        // resumeRead
 
-	// Under memConn.mu:
-	pumpPosted, readPaused bool // a pump is on its way; the loop reads nothing
-	closeCalled            bool // Close was called
-	connClosed             bool // the connection has ended
-	writeExpired           bool // a deadline of Write has passed
-	closeErr               error
-	readTimer, writeTimer  *time.Timer
-	timeout                time.Duration
+	// Guarded by memConn.mu:
+	pumpPosted   bool  // pumpFunc was posted and has not run
+	readPaused   bool  // the connection is paused, as too much input waits
+	closeCalled  bool  // Close was called
+	connClosed   bool  // the connection has ended
+	writeExpired bool  // a write deadline has passed
+	closeErr     error // what OnClose got: Read returns it
+	// The timers of the deadlines; nil: none.
+	readTimer, writeTimer *time.Timer
+	timeout               time.Duration // hijackedTimeout; a test shortens it. Never changes
 }
 
-// hijack makes the net.Conn of c, which begins with head and p. Whoever calls it is c's handler and
-// passes on OnData, OnDrain and OnClose. On c's loop.
-func (c *Conn) hijack(head, p []byte, left func()) *hijackedConn {
-	h := &hijackedConn{c: c, onDone: left, spaceFreed: make(chan struct{}, 1), timeout: hijackedTimeout}
+// hijack returns a net.Conn for c. Its input begins with head and p; both are copied. The caller is
+// c's Handler, and must pass OnData, OnDrain and OnClose on. onDone is called once, when Close was
+// called and the connection has ended. On c's loop.
+func (c *Conn) hijack(head, p []byte, onDone func()) *hijackedConn {
+	h := &hijackedConn{c: c, onDone: onDone, spaceFreed: make(chan struct{}, 1), timeout: hijackedTimeout}
 	h.memConn = memConn{remote: c.Remote(), ready: make(chan struct{}, 1)}
 	h.in = append(append(make([]byte, 0, len(head)+len(p)), head...), p...)
 	h.pumpFunc, h.resumeFunc = h.pumpToOutbox, h.resumeRead
 	return h
 }
 
-// onData is OnData.
+// onData takes input on the loop, as OnData does. With too much input waiting it pauses the
+// connection.
 func (h *hijackedConn) onData(p []byte) {
 	h.feed(p)
 	h.mu.Lock()
@@ -65,16 +71,24 @@ func (h *hijackedConn) onData(p []byte) {
 	}
 }
 
+// resumeRead resumes reading. On the loop; Read posts it.
 func (h *hijackedConn) resumeRead() {
 	if h.c.flags&flagClosed == 0 {
 		h.c.Resume()
 	}
 }
 
-// outLimit is how much may wait in the outbox before more is taken.
+// outLimit is the length of outbox and of output up to which more is taken: maxHijackedOut, or half
+// of Config.OutboxBytes.
 func (h *hijackedConn) outLimit() int { return min(maxHijackedOut, h.c.loop.r.cfg.OutboxBytes/2) }
 
-// pumpToOutbox takes what the goroutine wrote to the outbox, as far as that has room. On the loop.
+// pumpToOutbox moves the output of the goroutine to the outbox, on the loop. It is posted by Write
+// and Close, and called by OnDrain. The steps:
+//
+//  1. If the outbox is full, it asks for OnDrain and moves nothing.
+//  2. Otherwise it appends all output and wakes a Write that waits for space.
+//  3. After Close: when nothing is left it closes the connection; else it asks for OnDrain, and
+//     arms a deadline for a peer that does not read.
 func (h *hijackedConn) pumpToOutbox() {
 	c := h.c
 	full := c.Buffered() >= h.outLimit()
@@ -85,12 +99,12 @@ func (h *hijackedConn) pumpToOutbox() {
 		return
 	}
 	var out []byte
-	if full { // perhaps only until the end of this turn, and the socket takes all
+	if full { // the end of this turn may empty it already
 		c.NotifyDrain()
 	} else {
 		out, h.out = h.out, nil
 	}
-	shut, empty := h.closeCalled, h.out == nil
+	closeCalled, empty := h.closeCalled, h.out == nil
 	h.mu.Unlock()
 	if out != nil {
 		ok := c.Append(out)
@@ -101,7 +115,7 @@ func (h *hijackedConn) pumpToOutbox() {
 		}
 		signal(h.spaceFreed)
 	}
-	if shut {
+	if closeCalled {
 		if empty && c.Buffered() == 0 {
 			c.Close(nil)
 			return
@@ -113,6 +127,7 @@ func (h *hijackedConn) pumpToOutbox() {
 	}
 }
 
+// signal sends to a channel of capacity 1 unless a signal waits in it already. It never blocks.
 func signal(ch chan struct{}) {
 	select {
 	case ch <- struct{}{}:
@@ -120,7 +135,7 @@ func signal(ch chan struct{}) {
 	}
 }
 
-// onClose is OnClose.
+// onClose ends the net.Conn when the connection has ended, on the loop: calls that wait return.
 func (h *hijackedConn) onClose(err error) {
 	h.mu.Lock()
 	h.memConn.closed, h.connClosed, h.closeErr = true, true, err
@@ -138,12 +153,14 @@ func (h *hijackedConn) onClose(err error) {
 	}
 }
 
-// Read waits for input.
+// Read implements net.Conn. It waits for input. After the peer's FIN it returns io.EOF, after an
+// error of the connection that error, and after Close net.ErrClosed. When half of the allowed input
+// is read it resumes a paused connection.
 func (h *hijackedConn) Read(p []byte) (int, error) {
 	n, err := h.memConn.Read(p)
 	h.mu.Lock()
-	again := h.readPaused && !h.connClosed && len(h.in)-h.off <= maxHijackedIn/2
-	if again {
+	resume := h.readPaused && !h.connClosed && len(h.in)-h.off <= maxHijackedIn/2
+	if resume {
 		h.readPaused = false
 	}
 	switch {
@@ -153,17 +170,20 @@ func (h *hijackedConn) Read(p []byte) (int, error) {
 		err = h.closeErr
 	}
 	h.mu.Unlock()
-	if again {
+	if resume {
 		h.c.loop.Post(h.resumeFunc)
 	}
 	return n, err
 }
 
-// Write waits until the loop has room for p.
+// Write implements net.Conn. It copies p to the output, as far as there is space, posts
+// pumpToOutbox, and waits for more space. It returns once all of p is copied, not when the peer has
+// it. It fails after Close, after the end of the connection, after a write deadline, and when the
+// peer has read nothing for timeout.
 func (h *hijackedConn) Write(p []byte) (n int, err error) {
 	h.writeMu.Lock()
 	defer h.writeMu.Unlock()
-	room := h.outLimit()
+	limit := h.outLimit()
 	for {
 		h.mu.Lock()
 		switch {
@@ -176,7 +196,7 @@ func (h *hijackedConn) Write(p []byte) (n int, err error) {
 			h.mu.Unlock()
 			return n, err
 		}
-		if k := min(room-len(h.out), len(p)); k > 0 {
+		if k := min(limit-len(h.out), len(p)); k > 0 {
 			if h.out == nil {
 				h.out = buf.Outbox.Get(k)
 			}
@@ -191,17 +211,18 @@ func (h *hijackedConn) Write(p []byte) (n int, err error) {
 			continue
 		}
 		h.mu.Unlock()
-		late := time.NewTimer(h.timeout)
+		timer := time.NewTimer(h.timeout)
 		select {
 		case <-h.spaceFreed:
-		case <-late.C:
+		case <-timer.C:
 			return n, os.ErrDeadlineExceeded
 		}
-		late.Stop()
+		timer.Stop()
 	}
 }
 
-// Close ends the connection behind what was written.
+// Close implements net.Conn. The connection is closed by the loop after the output has been
+// written.
 func (h *hijackedConn) Close() error {
 	h.mu.Lock()
 	if h.closeCalled {
@@ -209,7 +230,7 @@ func (h *hijackedConn) Close() error {
 		return net.ErrClosed
 	}
 	h.closeCalled, h.memConn.closed = true, true
-	gone := h.connClosed
+	connClosed := h.connClosed
 	for _, t := range []*time.Timer{h.readTimer, h.writeTimer} {
 		if t != nil {
 			t.Stop()
@@ -218,7 +239,7 @@ func (h *hijackedConn) Close() error {
 	h.mu.Unlock()
 	h.signal()
 	signal(h.spaceFreed)
-	if gone {
+	if connClosed {
 		h.onDone()
 	} else {
 		h.c.loop.Post(h.pumpFunc)
@@ -226,38 +247,41 @@ func (h *hijackedConn) Close() error {
 	return nil
 }
 
-// SetReadDeadline is net.Conn's: a Read that waits ends when t has come.
+// SetReadDeadline implements net.Conn: a Read that waits fails at t. The zero time is no deadline.
 func (h *hijackedConn) SetReadDeadline(t time.Time) error {
 	h.setDeadline(t, &h.readTimer, &h.readExpired, h.ready)
 	return nil
 }
 
-// SetWriteDeadline is net.Conn's.
+// SetWriteDeadline implements net.Conn: a Write that waits fails at t. The zero time is no
+// deadline.
 func (h *hijackedConn) SetWriteDeadline(t time.Time) error {
 	h.setDeadline(t, &h.writeTimer, &h.writeExpired, h.spaceFreed)
 	return nil
 }
 
-// SetDeadline is both.
+// SetDeadline implements net.Conn: it sets both deadlines.
 func (h *hijackedConn) SetDeadline(t time.Time) error {
 	h.SetReadDeadline(t)
 	return h.SetWriteDeadline(t)
 }
 
-func (h *hijackedConn) setDeadline(t time.Time, timer **time.Timer, late *bool, wake chan struct{}) {
+// setDeadline replaces the timer of a deadline. When it fires, or if t has passed, it sets *expired
+// and signals wake. A timer that was replaced while it fired changes nothing.
+func (h *hijackedConn) setDeadline(t time.Time, timer **time.Timer, expired *bool, wake chan struct{}) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if *timer != nil {
 		(*timer).Stop()
 		*timer = nil
 	}
-	*late = false
+	*expired = false
 	if t.IsZero() || h.closeCalled {
 		return
 	}
 	d := time.Until(t)
 	if d <= 0 {
-		*late = true
+		*expired = true
 		signal(wake)
 		return
 	}
@@ -265,7 +289,7 @@ func (h *hijackedConn) setDeadline(t time.Time, timer **time.Timer, late *bool, 
 	own = time.AfterFunc(d, func() {
 		h.mu.Lock()
 		if *timer == own {
-			*late = true
+			*expired = true
 		}
 		h.mu.Unlock()
 		signal(wake)

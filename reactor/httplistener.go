@@ -10,43 +10,50 @@ import (
 )
 
 const (
-	// maxHead bounds one request's head.
+	// maxHead bounds the head of a request, in bytes (answer 431).
 	maxHead = 16 << 10
-	// headTicks is how long a head may take, from its first byte; idleTicks how long a connection may
-	// wait before that.
+	// headTicks is how long a head may take, from its first byte: 10 s (answer 408). idleTicks is how long
+	// a connection may be silent before that: a minute.
 	headTicks = 100
 	idleTicks = 600
-	// maxHijacked is how many connections are handed over at a time.
+	// maxHijacked is the default of HTTPListener.Limit.
 	maxHijacked = 1024
 )
 
-// A Web is the Handler of ports that speak HTTP/1.1. It reads one request's head on the loop, so that
-// whoever sends nothing, or slowly, costs a connection and no goroutine; then the connection goes to
-// net/http with the bytes as they came: what a head means is decided there alone (attack K105). A Web
-// is the net.Listener that [http.Server.Serve] wants. A client that ends its own side (FIN) behind a
-// request is taken for gone, as the engine below closes then: it gets no answer.
+// An HTTPListener is the Handler of ports that speak HTTP/1.1, and the net.Listener that
+// [http.Server.Serve] wants. It reads the head of the first request on the loop, so that a client that sends
+// nothing, or sends slowly, costs a connection and no goroutine. Then net/http gets the connection, as a
+// hijackedConn, with all bytes as they came: only net/http decides what a head means (attack K105). A client
+// that sends FIN right after its request gets no answer, because the engine closes the connection then.
+//
+// Fields must be set before the first use. Accept, Close, Addr and Hijacked are safe on any goroutine; the
+// methods of Handler are called on loops.
 type HTTPListener struct {
-	// Limit is how many connections may be handed over at a time, beyond it the answer is 503; 1,024.
+	// Limit bounds the connections that net/http has at a time; 1,024. A connection beyond it gets 503.
 	Limit int
-	// Upgrade reports whether the connection, whose first request's head this is, goes to Upgraded
-	// instead: that gets OnOpen and then all bytes from the head's first, and gives back what
-	// Listener.Accept took. On the loop; nil: none does.
-	Upgrade  func(c *Conn, head []byte) bool
+	// Upgrade reports whether connection c, with this head of its first request, goes to Upgraded instead.
+	// It is called on the loop; head is valid during the call. With nil no connection does.
+	Upgrade func(c *Conn, head []byte) bool
+	// Upgraded gets OnOpen, and then all bytes from the head on, of the connections that Upgrade chose. It
+	// gives back what Listener.Accept counted.
 	Upgraded Handler
-	// Released is told of each connection that ends, unless Upgraded got it. On the loop.
+	// Released is called for each connection that ends, unless Upgraded got it, so that what
+	// Listener.Accept counted is given back. On the loop.
 	Released func(remote netip.AddrPort)
-	// Refused counts answers of our own: 408, 431 and 503. On the loop.
+	// Refused is called with the status of each answer that does not come from net/http: 408, 431 or 503.
+	// On the loop.
 	Refused func(status int)
 
 	once             sync.Once
-	accepted         chan net.Conn
-	done             chan struct{}
+	accepted         chan net.Conn // connections for Accept; its capacity is Limit
+	done             chan struct{} // closed by Close
 	upgradedEndpoint *endpoint
-	mu               sync.Mutex
-	hijacked         int
+	mu               sync.Mutex // guards hijacked and closed
+	hijacked         int        // connections that net/http has, or that wait for Accept
 	closed           bool
 }
 
+// init makes the unexported fields, on the first call of any method.
 func (w *HTTPListener) init() {
 	w.once.Do(func() {
 		if w.Limit == 0 {
@@ -58,7 +65,8 @@ func (w *HTTPListener) init() {
 	})
 }
 
-// Accept waits for the next connection whose first head has been read; for net/http.
+// Accept implements net.Listener: it waits for the next connection with a complete head of its first request.
+// After Close it returns net.ErrClosed.
 func (w *HTTPListener) Accept() (net.Conn, error) {
 	w.init()
 	select {
@@ -69,7 +77,8 @@ func (w *HTTPListener) Accept() (net.Conn, error) {
 	}
 }
 
-// Close ends Accept; from now on the answer is 503.
+// Close implements net.Listener: it ends Accept and closes the connections that wait for it.
+// Further requests get 503. The second call returns net.ErrClosed.
 func (w *HTTPListener) Close() error {
 	w.init()
 	w.mu.Lock()
@@ -90,38 +99,40 @@ func (w *HTTPListener) Close() error {
 	}
 }
 
-// Addr is net.Listener's; a Web has as many addresses as ports.
+// Addr implements net.Listener. The address is empty, as several ports may share an HTTPListener.
 func (w *HTTPListener) Addr() net.Addr { return &net.TCPAddr{} }
 
-// Hijacked is how many connections net/http has. Any goroutine.
+// Hijacked returns how many connections net/http has. Any goroutine.
 func (w *HTTPListener) Hijacked() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.hijacked
 }
 
+// hijackDone counts a hijacked connection less. Any goroutine.
 func (w *HTTPListener) hijackDone() {
 	w.mu.Lock()
 	w.hijacked--
 	w.mu.Unlock()
 }
 
-// httpConn is the Owner of a connection of a Web.
+// An httpConn is the HandlerState of a connection of an HTTPListener.
 type httpConn struct {
-	head      []byte // what has been read of it, lent by buf.Input
-	lineState uint8  // where in a line it ends: 0 at the start, 1 behind a CR there, 2 elsewhere
-	refused   bool   // refused
-	hijacked  *hijackedConn
+	head      []byte        // the part of the first head that has come, lent by buf.Input
+	lineState uint8         // where head ends: 0 at the start of a line, 1 after a CR there, 2 elsewhere
+	refused   bool          // an answer of ours was sent; further input is dropped
+	hijacked  *hijackedConn // set once net/http has the connection
 }
 
-// OnOpen waits for the first byte.
+// OnOpen implements Handler: it arms the deadline for the first byte.
 func (w *HTTPListener) OnOpen(c *Conn) {
 	w.init()
 	c.HandlerState = new(httpConn)
 	c.Arm(c.loop.Tick() + idleTicks)
 }
 
-// OnData looks for the end of the head: an empty line.
+// OnData implements Handler: it passes input of a hijacked connection on, and otherwise collects
+// the head, up to its end, an empty line.
 func (w *HTTPListener) OnData(c *Conn, p []byte) int {
 	o := c.HandlerState.(*httpConn)
 	switch {
@@ -134,10 +145,10 @@ func (w *HTTPListener) OnData(c *Conn, p []byte) int {
 	if o.head == nil {
 		c.Arm(c.loop.Tick() + headTicks)
 	}
-	look := p[:min(len(p), maxHead-len(o.head))]
-	end := o.scan(look)
+	searched := p[:min(len(p), maxHead-len(o.head))]
+	end := o.scan(searched)
 	switch {
-	case end < 0 && len(look) < len(p):
+	case end < 0 && len(searched) < len(p):
 		w.refuse(c, 431)
 	case end < 0:
 		if o.head == nil {
@@ -150,7 +161,8 @@ func (w *HTTPListener) OnData(c *Conn, p []byte) int {
 	return len(p)
 }
 
-// scan goes on through a head; it returns how many bytes of p are in it, or -1 if p doesn't end it.
+// scan continues the search for the end of the head in p. It returns how many bytes of p belong to
+// the head, or -1 if the head does not end in p.
 func (o *httpConn) scan(p []byte) int {
 	for i, b := range p {
 		switch {
@@ -168,7 +180,9 @@ func (o *httpConn) scan(p []byte) int {
 	return -1
 }
 
-// headComplete hands c on. The head is o.head and p[:end].
+// headComplete decides which handler gets the connection. Its head is o.head and p[:end]; p[end:]
+// follows it. Upgraded gets it if Upgrade says so; else net/http gets it, or it is refused at the
+// limit and after Close.
 func (w *HTTPListener) headComplete(c *Conn, o *httpConn, p []byte, end int) {
 	if w.Upgrade != nil {
 		all := append(o.head[:len(o.head):len(o.head)], p...)
@@ -189,12 +203,13 @@ func (w *HTTPListener) headComplete(c *Conn, o *httpConn, p []byte, end int) {
 	}
 	w.hijacked++
 	o.hijacked = c.hijack(o.head, p, w.hijackDone)
-	w.accepted <- o.hijacked // it has room for the limit
+	w.accepted <- o.hijacked // does not block: the capacity is the limit
 	w.mu.Unlock()
 	o.freeHead()
 	c.Arm(0) // net/http has its own deadlines
 }
 
+// freeHead gives the buffer of the head back.
 func (o *httpConn) freeHead() {
 	if o.head != nil {
 		buf.Input.Put(o.head)
@@ -202,12 +217,14 @@ func (o *httpConn) freeHead() {
 	}
 }
 
+// refusalResponses are the answers of refuse, by status.
 var refusalResponses = map[int]string{
 	408: "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
 	431: "HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
 	503: "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\nRetry-After: 10\r\n\r\n",
 }
 
+// refuse answers with a status and closes the connection.
 func (w *HTTPListener) refuse(c *Conn, status int) {
 	c.HandlerState.(*httpConn).refused = true
 	if w.Refused != nil {
@@ -217,10 +234,11 @@ func (w *HTTPListener) refuse(c *Conn, status int) {
 	c.Close(nil)
 }
 
-// OnSecure has nothing to do: the head comes behind the handshake.
+// OnSecure implements Handler; it does nothing, as the head comes after the handshake.
 func (w *HTTPListener) OnSecure(*Conn, *tls.ConnectionState) {}
 
-// OnTimer ends a head that takes too long, and what nobody reads any more.
+// OnTimer implements Handler: a head took too long, a connection was silent, or the peer of a
+// hijacked one did not read what was written before Close.
 func (w *HTTPListener) OnTimer(c *Conn) {
 	o := c.HandlerState.(*httpConn)
 	if o.hijacked == nil && o.head != nil {
@@ -230,14 +248,14 @@ func (w *HTTPListener) OnTimer(c *Conn) {
 	c.Close(nil)
 }
 
-// OnDrain takes more from the goroutine.
+// OnDrain implements Handler: the outbox of a hijacked connection has space for more output.
 func (w *HTTPListener) OnDrain(c *Conn) {
 	if h := c.HandlerState.(*httpConn).hijacked; h != nil {
 		h.pumpToOutbox()
 	}
 }
 
-// OnClose tells the goroutine.
+// OnClose implements Handler: a hijacked connection ends for its goroutine, too.
 func (w *HTTPListener) OnClose(c *Conn, err error) {
 	o := c.HandlerState.(*httpConn)
 	o.freeHead()

@@ -46,7 +46,7 @@ func site() http.Handler {
 	return mux
 }
 
-// webServer serves site behind a Web until the test ends.
+// webServer serves site through an HTTPListener until the test ends.
 func webServer(t testing.TB, w *reactor.HTTPListener) {
 	srv := &http.Server{Handler: site(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute,
 		MaxHeaderBytes: 16 << 10}
@@ -124,7 +124,7 @@ func TestWeb(t *testing.T) {
 				t.Fatalf("%d bytes of 16 MiB", len(got))
 			}
 			if _, err := in.ReadByte(); err != io.EOF {
-				t.Fatalf("behind the last answer: %v", err)
+				t.Fatalf("after the last answer: %v", err)
 			}
 			c.Close()
 			waitFor(t, func() bool { return w.Hijacked() == 0 && r.Connections() == 0 })
@@ -221,8 +221,8 @@ func TestAttackK105Smuggling(t *testing.T) {
 	}
 }
 
-// A head has 16 KiB and 10 s from its first byte, without a goroutine; who sends nothing at all has a
-// minute (T17).
+// A head may take 16 KiB and 10 s from its first byte, and costs no goroutine; a connection that
+// sends nothing at all is closed after a minute (T17).
 func TestAttackT17Head(t *testing.T) {
 	var refused []int
 	lost := 0
@@ -281,7 +281,7 @@ func TestAttackT17Head(t *testing.T) {
 	}
 }
 
-// Beyond its limit a Web answers 503; a place that is left is given again.
+// At its limit an HTTPListener answers 503; when a connection ends, another one is accepted.
 func TestWebLimit(t *testing.T) {
 	w := &reactor.HTTPListener{Limit: 3}
 	accept := raw(t, w)
@@ -329,7 +329,7 @@ func TestWebBackPressure(t *testing.T) {
 		body := bytes.Repeat([]byte("0123456789"), 1<<20/10)
 		c.Send(append(head, body...))
 		if !c.Paused() {
-			t.Fatal("a megabyte went in, and nobody reads it")
+			t.Fatal("a megabyte went in, and no goroutine reads it")
 		}
 		nc := accept()
 		var got bytes.Buffer
@@ -371,7 +371,7 @@ func TestWebBackPressure(t *testing.T) {
 		}
 		n.Advance(10 * time.Second)
 		if w.Hijacked() != 0 || n.Connections() != 0 {
-			t.Fatalf("%d handed, %d connections", w.Hijacked(), n.Connections())
+			t.Fatalf("%d hijacked, %d connections", w.Hijacked(), n.Connections())
 		}
 	})
 }
@@ -388,7 +388,7 @@ func settle(n *reactortest.Net) {
 	panic("it never comes to rest")
 }
 
-// A client that never reads: whoever writes waits a minute, and the connection is gone soon after its
+// With a client that never reads, Write waits for a minute, and the connection ends soon after its
 // goroutine has closed it.
 func TestAttackK22Web(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -417,12 +417,12 @@ func TestAttackK22Web(t *testing.T) {
 		n.Advance(61 * time.Second)
 		n.Advance(5 * time.Second)
 		if w.Hijacked() != 0 || n.Connections() != 0 {
-			t.Fatalf("%d handed, %d connections", w.Hijacked(), n.Connections())
+			t.Fatalf("%d hijacked, %d connections", w.Hijacked(), n.Connections())
 		}
 	})
 }
 
-// The net.Conn keeps net.Conn's promises: deadlines, errors after Close, the end of the peer.
+// A hijackedConn does what net.Conn promises: deadlines, errors after Close, the end of the peer.
 func TestWebConn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := new(reactor.HTTPListener)
@@ -507,17 +507,17 @@ func TestWebConn(t *testing.T) {
 		settle(n)
 		c.Close(nil)
 		if err := <-wrote; err == nil {
-			t.Fatal("a Write to nobody succeeded")
+			t.Fatal("a Write without a peer succeeded")
 		}
 		nc.Close()
 		n.Advance(10 * time.Second)
 		if w.Hijacked() != 0 || n.Connections() != 0 {
-			t.Fatalf("%d handed, %d connections", w.Hijacked(), n.Connections())
+			t.Fatalf("%d hijacked, %d connections", w.Hijacked(), n.Connections())
 		}
 	})
 }
 
-// With the reactor every handed connection ends, and its goroutine with it.
+// When the reactor shuts down every hijacked connection ends, and its goroutine with it.
 func TestWebDrain(t *testing.T) {
 	w := new(reactor.HTTPListener)
 	accept := raw(t, w)
@@ -560,7 +560,7 @@ func TestWebDrain(t *testing.T) {
 	waitFor(t, func() bool { return w.Hijacked() == 0 })
 }
 
-// Connections that end in each state, over sockets, leave nothing behind (T01).
+// Connections that end in each state, over sockets, leave nothing in use (T01).
 func TestAttackT01Web(t *testing.T) {
 	w := new(reactor.HTTPListener)
 	webServer(t, w)
@@ -595,7 +595,7 @@ func TestAttackT01Web(t *testing.T) {
 	waitFor(t, func() bool { return buf.Outbox.InUse()+buf.Input.InUse() <= out })
 }
 
-// A connection whose first head asks for it goes to another handler, with every byte.
+// A connection goes to Upgraded, with every byte, if Upgrade says so for its first head.
 func TestWebUpgrade(t *testing.T) {
 	var got bytes.Buffer
 	opened, lost := 0, 0
@@ -620,7 +620,7 @@ func TestWebUpgrade(t *testing.T) {
 	n.Advance(2 * time.Minute) // the Web's deadlines are gone
 	c.Close(nil)
 	if lost != 0 || w.Hijacked() != 0 {
-		t.Fatalf("%d lost, %d handed", lost, w.Hijacked())
+		t.Fatalf("%d released, %d hijacked", lost, w.Hijacked())
 	}
 	c = n.Connect(0, w)
 	c.Send([]byte("GET / HTTP/1.1\r\n\r\n"))
@@ -630,8 +630,8 @@ func TestWebUpgrade(t *testing.T) {
 	c.Close(nil)
 }
 
-// On a port of several protocols the first byte and ALPN say who takes a connection; each sees it as if
-// the port were its own.
+// On a port of several protocols the first byte and ALPN decide which handler gets a connection;
+// the handler sees it as if the port were its own.
 func TestSniff(t *testing.T) {
 	w := new(reactor.HTTPListener)
 	webServer(t, w)
@@ -705,7 +705,7 @@ func (b bytewise) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Who says nothing to a port of several protocols is not waited for for ever (T17).
+// A connection that sends nothing to a port of several protocols is closed after a while (T17).
 func TestAttackT17Sniff(t *testing.T) {
 	var lost int
 	opened := false
@@ -725,8 +725,8 @@ func TestAttackT17Sniff(t *testing.T) {
 	}
 }
 
-// A certificate for two protocols is no bridge between them (T18): what the port doesn't speak gets no
-// connection.
+// A certificate for two protocols is no bridge between them (T18): an ALPN name that the port does
+// not have gets no connection.
 func TestAttackT18Ports(t *testing.T) {
 	w := new(reactor.HTTPListener)
 	webServer(t, w)
@@ -814,7 +814,7 @@ func TestAttackT01WebStates(t *testing.T) {
 		}
 		round(many)
 		if n.Connections() != 0 || w.Hijacked() != 0 {
-			t.Errorf("%s: %d connections, %d handed over", name, n.Connections(), w.Hijacked())
+			t.Errorf("%s: %d connections, %d hijacked", name, n.Connections(), w.Hijacked())
 		}
 		if now := buf.Outbox.InUse() + buf.Input.InUse(); now != out {
 			t.Errorf("%s: %d buffers are lent, %d before", name, now, out)

@@ -5,26 +5,30 @@ import (
 	"unsafe"
 )
 
-// ObjectSizes are the objects of the heap that something is made of, each in bytes.
+// ObjectSizes are the sizes in bytes of the heap objects that each thing consists of. Package metrics weighs
+// the process's memory with them.
 type ObjectSizes struct {
-	Conn       []int // a connection, ours and the engine's
-	MapEntries []int // of maps, key and value, for each connection: the engine's
-	TLS        []int // more, where it has TLS
-	StdTLS     []int // and more, while crypto/tls holds that
-	WarmTLS    []int // and more, while our record layer is warm
-	Loop       []int // a loop, beside Meter.ScratchBytes
+	Conn       []int // of a connection, with the engine's part
+	MapEntries []int // of the engine's map entries for a connection, key and value
+	TLS        []int // in addition, of a connection with TLS
+	StdTLS     []int // in addition, while crypto/tls holds the connection
+	WarmTLS    []int // in addition, while the TLS 1.3 record layer is warm
+	Loop       []int // of a loop; Meter.ScratchBytes comes on top
 }
 
-// What others' objects take, which Sizeof can't ask; a test measures both.
+// The sizes of objects of other packages, which unsafe.Sizeof can't tell. They are measured with Go
+// 1.26; a test measures them again.
 const (
 	aeadBytes   = 1440 // AES-GCM in both directions
 	stdTLSBytes = 6300 // crypto/tls, for an idle connection of TLS 1.3
 )
 
-// readBuffer is the engine's, for each loop: the most that is read at a time.
+// readBuffer is the size of the engine's read buffer, one for each loop: the most that is read at a
+// time.
 const readBuffer = 64 << 10
 
-// ObjectSizes are those of r's connections and loops. Any goroutine.
+// ObjectSizes returns the sizes of the objects of connections and loops. unsafe.Sizeof gives those
+// of our own types, and reflection that of gnet's unexported conn, through a sample. Any goroutine.
 func (r *Reactor) ObjectSizes() ObjectSizes {
 	const word = int(unsafe.Sizeof(uintptr(0)))
 	o := ObjectSizes{
@@ -35,10 +39,10 @@ func (r *Reactor) ObjectSizes() ObjectSizes {
 		Loop:    []int{int(unsafe.Sizeof(Loop{})), readBuffer},
 	}
 	if e, ok := r.backend.(*engine); ok {
-		// its callback, bound to it
+		// Two words are gnet's callback, a method value of its conn.
 		o.Conn = append(o.Conn, int(unsafe.Sizeof(gnetConn{})), int(reflect.TypeOf(e.sampleConn).Elem().Size()),
 			2*word)
-		// descriptor to connection
+		// A map from descriptor to conn.
 		o.MapEntries = append(o.MapEntries, 2*word)
 	}
 	return o

@@ -42,8 +42,9 @@ func newStopper() *stopper {
 	return s
 }
 
-// A paused connection whose reader is slow: the engine looks for input again whenever what it keeps
-// fills or drains, which must read nothing and cost nobody the connection. In plain and sealed (K20).
+// A paused connection with a peer that reads slowly: gnet puts it back in its read set whenever its
+// write buffer fills or drains. That must read nothing and must not end the connection, in plain
+// and with TLS (K20).
 func TestAttackK20SlowReader(t *testing.T) {
 	for _, secure := range []bool{false, true} {
 		s := newStopper()
@@ -107,7 +108,8 @@ func TestAttackK20SlowReader(t *testing.T) {
 	}
 }
 
-// Who has sent much and then FIN is read to the end with pauses in between, and ends cleanly.
+// A peer that sends much and then FIN is read to the end, with pauses in between, and its
+// connection ends cleanly.
 func TestPauseBeforeFIN(t *testing.T) {
 	var seen atomic.Int64
 	ended := make(chan error, 1)
@@ -135,8 +137,8 @@ func TestPauseBeforeFIN(t *testing.T) {
 	}
 }
 
-// Where the engine can't pause, as it is tried at the start, the log says so once, and who sends ahead
-// of a pause is closed at a cap; its handler has the last word.
+// If the engine can't pause, which is tried at start, the log says so once, and a connection that
+// sends ahead of a pause is closed at a bound; its handler may send a last error.
 func TestNoPause(t *testing.T) {
 	for _, secure := range []bool{false, true} {
 		for _, word := range []string{"", "policy"} {
@@ -199,7 +201,7 @@ func (l *lastWord) OnOverflow(c *reactor.Conn) {
 	c.Close(errWord)
 }
 
-// The engine of every other test can pause: nothing is said.
+// The engine of all other tests can pause, so the log has no warning.
 func TestPauseTried(t *testing.T) {
 	var log bytes.Buffer
 	r, err := reactor.New(reactor.Config{Loops: 2, Log: slog.New(slog.NewTextHandler(&log, nil))})
@@ -213,8 +215,8 @@ func TestPauseTried(t *testing.T) {
 	}
 }
 
-// What is parked and what is dropped, in memory: below the cap all comes after Resume, in order; beyond
-// it nothing comes any more, not even what fits.
+// What is parked and what is dropped, in memory: up to the bound all is delivered after Resume, in
+// order; beyond it nothing more is delivered, not even input that would fit.
 func TestParked(t *testing.T) {
 	n := reactortest.New(1, reactor.Config{Loops: 1, NoPause: true})
 	var got []byte
@@ -267,8 +269,8 @@ func (c *together) flush(t *testing.T) {
 	c.b = nil
 }
 
-// Records that came with a question are kept although the peer hangs up before it is answered.
-func TestPauseToAnswerSealed(t *testing.T) {
+// TLS records that came with a question are kept although the peer hangs up before the reply.
+func TestPauseForReplyTLS(t *testing.T) {
 	var got atomic.Int64
 	conns, ended := make(chan *reactor.Conn, 2), make(chan error, 1)
 	s := &script{closed: func(_ *reactor.Conn, err error) { ended <- err }}
@@ -294,7 +296,7 @@ func TestPauseToAnswerSealed(t *testing.T) {
 	w.flush(t)
 	conn := <-conns
 	w.Conn.(*net.TCPConn).CloseWrite()
-	// The one loop has looked at its sockets since: it has shaken hands with another peer, whose packets
+	// The only loop has polled since: it has done a handshake with another peer. Its packets
 	// came later.
 	if err := tls.Client(dial(t, addr), &tls.Config{InsecureSkipVerify: true,
 		NextProtos: []string{"xmpp-client"}}).Handshake(); err != nil {

@@ -16,77 +16,103 @@ import (
 
 // Config sets up a Reactor. The zero value of a field means its default.
 type Config struct {
-	Loops       int // GOMAXPROCS
-	OutboxBytes int // 1 MiB
-	Connections int // in all; 0: no cap
-	// in flight: 4,096 and 64, 10 s each; loopback addresses have no limit of their own
+	// Loops is the number of event loops; GOMAXPROCS by default.
+	Loops int
+	// OutboxBytes is the limit of a connection's outbox, from which on Append takes nothing; 1 MiB.
+	OutboxBytes int
+	// Connections is the limit of connections in all; 0: none. At the limit a new one waits in the
+	// kernel's backlog, see Listener.Refusal.
+	Connections int
+	// Handshakes bounds TLS handshakes in flight, HandshakesPerAddr those of one address; 4,096 and 64.
+	// Loopback addresses have no limit of their own.
 	Handshakes, HandshakesPerAddr int
-	AdmissionQueue                int // guests that wait on a loop: 8,192
-	// of guests' work, in microseconds, that may begin at once on a loop: 10 ms
+	// AdmissionQueue bounds the admission queue of each loop; 8,192.
+	AdmissionQueue int
+	// AdmissionBurst is the size of each loop's token bucket for the work of unauthenticated connections,
+	// in microseconds of a core; 10,000.
 	AdmissionBurst int
-	Workers        Workers
-	Listeners      []Listener
-	Log            *slog.Logger
-	Clock          func() time.Time // any goroutine
-	// OnShutdown is told of each connection, on its loop, when the reactor is about to stop.
-	OnShutdown      func(c *Conn)
-	ShutdownTimeout time.Duration // 5 s
-	// StdTLS leaves TLS 1.3 to crypto/tls for the life of a connection, at 4 to 9 kB each; else the record
-	// layer is our own once the handshake is done.
+	// Workers are used instead of a pool of the reactor's own.
+	Workers Workers
+	// Listeners are opened by New. Reactor.Listen opens more.
+	Listeners []Listener
+	// Log gets errors of accept and panics; slog.Default.
+	Log *slog.Logger
+	// Clock tells the time; time.Now. It is called on any goroutine.
+	Clock func() time.Time
+	// OnShutdown is called for each connection, on its loop, before it is closed by a shutdown. It may
+	// Append a farewell.
+	OnShutdown func(c *Conn)
+	// ShutdownTimeout bounds how long a shutdown waits for connections to close; 5 s.
+	ShutdownTimeout time.Duration
+	// StdTLS leaves TLS 1.3 connections to crypto/tls for their whole life, at 4 to 9 kB each. Otherwise
+	// the record layer of this package continues them after their handshakes.
 	StdTLS bool
-	// NoPause is for tests: as if the engine could not stop reading from a connection.
+	// NoPause is for tests: pauses do not work, as on an engine that can't stop reading a connection.
 	NoPause bool
 
-	backend backend
+	backend backend // the engine; nil: gnet
 }
 
-// A Listener is one address and what is spoken there.
+// A Listener is an address and what is spoken there.
 type Listener struct {
-	Addr    string
-	Name    string // of what is spoken, for [Reactor.Addrs]
+	// Addr is the address to listen on, host:port. Port 0 chooses a free one.
+	Addr string
+	// Name groups listeners for [Reactor.Addrs].
+	Name string
+	// Handler gets the connections.
 	Handler Handler
 	// DirectTLS is the TLS configuration of a port where TLS comes first (XEP-0368); nil: plain.
 	DirectTLS *tls.Config
-	// Protocols are others than Handler on a port with Direct: each takes the connections whose handshake
-	// agrees on its ALPN name. Direct names them all.
+	// Protocols are further protocols of a port with DirectTLS. Each gets the connections that agree on its
+	// ALPN name in their handshakes; Handler gets all others. DirectTLS must offer the names in NextProtos.
 	Protocols []Protocol
-	// AllowPlain: a connection to a port with Direct may begin in plain instead, as its first byte shows, and
-	// is Handler's.
+	// AllowPlain lets a connection to a port with DirectTLS begin in plain. Its first byte decides; in plain
+	// it goes to Handler.
 	AllowPlain bool
-	// Accept may refuse a connection before it costs anything. On the accept goroutine.
+	// Accept may refuse a connection before it costs anything, as a limit by address does. It is called on
+	// the accept goroutine and must not block.
 	Accept func(remote netip.AddrPort) bool
-	// Refusal is what a connection is told in plain that Accept refuses, or, if full, that finds the reactor at
-	// its cap for a while. On a port with Direct it is told internal_error. Nil: it is closed, and at the cap
-	// it waits.
+	// Refusal returns the bytes that a refused connection gets in plain: full is false if Accept refused
+	// it, true if it waited a second (capWait) at the limit of connections. With DirectTLS it gets the
+	// alert internal_error instead, with AllowPlain nothing. If Refusal is nil, a connection that Accept
+	// refuses is closed, and at the limit connections wait without end.
 	Refusal func(full bool) []byte
-	// Aborted is told of a connection that Accept took and that ended before OnOpen. As Accept,
-	// or on its loop.
+	// Aborted is called for a connection that Accept let in and that ended before its Handler's OnOpen, so
+	// that what Accept counted is given back. It is called on the accept goroutine or on the connection's
+	// loop.
 	Aborted func(remote netip.AddrPort)
 }
 
-// A Reactor is the running set of loops.
+// A Reactor is a set of loops with their engine, listeners and workers.
 type Reactor struct {
-	cfg            Config
+	cfg            Config // with defaults filled in; never changes
 	log            *slog.Logger
 	loops          []*Loop
 	backend        backend
 	workers        Workers
-	ownWorkers     *pool
-	startTime      time.Time
+	ownWorkers     *pool     // workers, if the configuration has none; ends with Run
+	startTime      time.Time // where ticks begin
 	handshakeSlots *handshakeSlots
 	handshakeLimit handshakeLimiter
-	// captureConfigs are the configurations of handshakes.
-	captureConfigs    captureConfigs
-	conns             atomic.Int64
-	refused           atomic.Uint64 // connections refused at the cap
-	lingeringRefusals atomic.Int64  // refused ones that are not closed yet
-	capFreed          chan struct{} // signalled when a connection ends at the cap
-	mu                sync.Mutex
-	acceptors         map[string]*acceptor
-	stopped           bool
+	captureConfigs captureConfigs
+
+	conns             atomic.Int64  // open connections, and those on their way to a loop
+	refused           atomic.Uint64 // see Refused
+	lingeringRefusals atomic.Int64  // refused connections that are not closed yet
+	// cap 1: signalled when a connection ends; acceptors at the limit wait for it
+	capFreed  chan struct{}
+	mu        sync.Mutex           // guards acceptors and stopped
+	acceptors map[string]*acceptor // by address
+	stopped   bool                 // a shutdown has begun: Listen fails
 }
 
-// New opens the listeners and starts the loops: a port in use is an error here, and port 0 works.
+// New opens the listeners and starts the loops. An address in use is an error here. Connections are
+// accepted once Run is called. The steps:
+//
+//  1. The configuration gets its defaults, the reactor its loops and, if need be, a pool of
+//     workers.
+//  2. Listeners are opened. After an error all are closed again.
+//  3. The engine starts; it says whether pauses work.
 func New(cfg Config) (*Reactor, error) {
 	r := newReactor(cfg)
 	if r.workers == nil {
@@ -124,6 +150,7 @@ func New(cfg Config) (*Reactor, error) {
 	return r, nil
 }
 
+// newReactor returns a Reactor with its loops, without workers, engine and listeners.
 func newReactor(cfg Config) *Reactor {
 	def := func(v *int, d int) {
 		if *v == 0 {
@@ -147,7 +174,7 @@ func newReactor(cfg Config) *Reactor {
 	}
 	r := &Reactor{cfg: cfg, log: cfg.Log, workers: cfg.Workers, backend: cfg.backend, startTime: cfg.Clock(),
 		acceptors: make(map[string]*acceptor), capFreed: make(chan struct{}, 1)}
-	r.handshakeSlots = newSlots(max(1, runtime.GOMAXPROCS(0)-1)) // a core is left to the loops
+	r.handshakeSlots = newHandshakeSlots(max(1, runtime.GOMAXPROCS(0)-1)) // one processor is left to the loops
 	r.handshakeLimit = handshakeLimiter{byAddr: make(map[netip.Addr]int), max: cfg.Handshakes,
 		maxPerAddr: cfg.HandshakesPerAddr}
 	for i := range cfg.Loops {
@@ -161,26 +188,28 @@ func newReactor(cfg Config) *Reactor {
 	return r
 }
 
+// tickAt returns the tick of a time. The first is 1, as Tick 0 means no deadline.
 func (r *Reactor) tickAt(now time.Time) Tick {
 	return Tick(now.Sub(r.startTime)/TickLength) + 1
 }
 
-// Tick is the time on the wheels' scale. Any goroutine.
+// Tick returns the present tick. Any goroutine.
 func (r *Reactor) Tick() Tick { return r.tickAt(r.cfg.Clock()) }
 
-// Loops are all of them. Any goroutine.
+// Loops returns the loops, by Loop.Index. The slice must not be changed. Any goroutine.
 func (r *Reactor) Loops() []*Loop { return r.loops }
 
-// Workers are the configured ones, or the reactor's own. Any goroutine.
+// Workers returns the workers of the configuration, or the reactor's own. Any goroutine.
 func (r *Reactor) Workers() Workers { return r.workers }
 
-// Connections is how many are open. Any goroutine.
+// Connections returns the number of open connections, dialled ones included. Any goroutine.
 func (r *Reactor) Connections() int { return int(r.conns.Load()) }
 
-// Refused is how many connections were refused because there were as many as may be. Any goroutine.
+// Refused returns how many connections were refused at the limit Config.Connections. Any goroutine.
 func (r *Reactor) Refused() uint64 { return r.refused.Load() }
 
-// Addrs are the addresses that are listened on, of the listeners with these names, or of all.
+// Addrs returns the addresses that are listened on, sorted: those of listeners with one of names,
+// or all. Any goroutine.
 func (r *Reactor) Addrs(names ...string) []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -194,9 +223,11 @@ func (r *Reactor) Addrs(names ...string) []string {
 	return a
 }
 
-// Run serves until ctx ends, then drains: no new connections, Drain called for each connection,
-// outboxes flushed, OnClose called for each. It returns early only if the engine ended by itself, with
-// the cause. No error of accept ends it.
+// Run serves until ctx ends, and then shuts down: it closes the listeners, calls Config.OnShutdown
+// for each connection, flushes its outbox, closes it, and stops the loops. It returns nil then. It
+// returns early, with the cause, only if the engine ends by itself. Errors of accept do not end it.
+// It posts the ticks of all loops, so without Run no timer fires. To be called once, on any
+// goroutine that may block.
 func (r *Reactor) Run(ctx context.Context) error {
 	r.mu.Lock()
 	for _, s := range r.acceptors {
@@ -235,15 +266,16 @@ func (r *Reactor) Run(ctx context.Context) error {
 	return nil
 }
 
-// shutdown closes every connection and waits until they are gone, for ShutdownTimeout at most.
+// shutdown closes all listeners and connections, and waits until the connections are gone, for
+// Config.ShutdownTimeout at most. Meanwhile it posts ticks, as linger timers need them.
 func (r *Reactor) shutdown(ticks *time.Ticker) {
 	r.closeAcceptors()
 	r.shutdownConns()
-	late := time.NewTimer(r.cfg.ShutdownTimeout)
-	defer late.Stop()
+	timeout := time.NewTimer(r.cfg.ShutdownTimeout)
+	defer timeout.Stop()
 	for r.conns.Load() > 0 {
 		select {
-		case <-late.C:
+		case <-timeout.C:
 			return
 		case <-ticks.C:
 			for _, l := range r.loops {
@@ -253,7 +285,8 @@ func (r *Reactor) shutdown(ticks *time.Ticker) {
 	}
 }
 
-// shutdownConns calls Drain for every connection, and closes it.
+// shutdownConns posts to each loop a function that calls Config.OnShutdown for each of its
+// connections and closes it with ErrStopped.
 func (r *Reactor) shutdownConns() {
 	for _, l := range r.loops {
 		l.Post(func() {
@@ -267,6 +300,7 @@ func (r *Reactor) shutdownConns() {
 	}
 }
 
+// closeAcceptors closes all listeners; Listen fails from now on.
 func (r *Reactor) closeAcceptors() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -276,7 +310,8 @@ func (r *Reactor) closeAcceptors() {
 	}
 }
 
-// connClosed is told that a connection is gone.
+// connClosed counts an open connection less, and wakes an acceptor that waits at the limit. Any
+// goroutine.
 func (r *Reactor) connClosed() {
 	r.conns.Add(-1)
 	select {
@@ -285,27 +320,30 @@ func (r *Reactor) connClosed() {
 	}
 }
 
-// assign makes the Conn of an accepted socket on the loop with the fewest; room gets a place back when it is
-// there, or will never be.
-func (r *Reactor) assign(p *endpoint, fd int, remote netip.AddrPort, room <-chan struct{}) {
+// assign gives the accepted socket fd to the loop with the fewest connections, so that loops share
+// a storm of logins evenly. When the connection is open, or has failed, it takes a value from
+// inFlight. On the accept goroutine.
+func (r *Reactor) assign(ep *endpoint, fd int, remote netip.AddrPort, inFlight <-chan struct{}) {
 	best := r.loops[0]
 	for _, l := range r.loops[1:] {
 		if l.connCount.Load() < best.connCount.Load() {
 			best = l
 		}
 	}
-	r.register(best, p, nil, fd, remote, func(err error) {
-		<-room
-		if err != nil && p.aborted != nil {
-			p.aborted(remote)
+	r.register(best, ep, nil, fd, remote, func(err error) {
+		<-inFlight
+		if err != nil && ep.aborted != nil {
+			ep.aborted(remote)
 		}
 	})
 }
 
-// register gives a connected socket to l, which calls OnOpen and then done; done with an error, here or
-// on the loop, means that it was closed.
-func (r *Reactor) register(l *Loop, p *endpoint, owner any, fd int, remote netip.AddrPort, done func(error)) {
-	c := &Conn{loop: l, endpoint: p, HandlerState: owner}
+// register makes a Conn for the connected socket fd and gives it to l. done is called once: with
+// nil on l, after OnOpen, or with an error, here or on l, if fd was closed and OnOpen not called.
+// Any goroutine.
+func (r *Reactor) register(l *Loop, ep *endpoint, handlerState any, fd int, remote netip.AddrPort,
+	done func(error)) {
+	c := &Conn{loop: l, endpoint: ep, HandlerState: handlerState}
 	l.connCount.Add(1)
 	r.conns.Add(1)
 	r.backend.Register(c, fd, remote, func(err error) {

@@ -104,7 +104,7 @@ func TestEcho(t *testing.T) {
 	c := dial(t, addr)
 	c.Write([]byte("bye"))
 	if b, err := io.ReadAll(c); string(b) != "farewell" || err != nil {
-		t.Fatalf("%q, %v: what was appended in front of a close is lost", b, err)
+		t.Fatalf("%q, %v: what was appended before a close is lost", b, err)
 	}
 }
 
@@ -145,7 +145,8 @@ func TestPortInUse(t *testing.T) {
 	}
 }
 
-// With the end of Run's context each connection is told, flushed and closed.
+// When the context of Run ends, OnShutdown is called for each connection, which is flushed and
+// closed.
 func TestDrain(t *testing.T) {
 	h := new(echo)
 	cfg := reactor.Config{Log: quiet, Loops: 2, Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h}},
@@ -179,7 +180,7 @@ func TestDrain(t *testing.T) {
 	}
 }
 
-// What waits is counted, and given back: parked input, and output that a socket has no room for.
+// Parked input, and output that a socket does not take, are counted while they wait, and no longer.
 func TestWaitingBytes(t *testing.T) {
 	n := reactortest.New(1, reactor.Config{Loops: 1})
 	var conn *reactor.Conn

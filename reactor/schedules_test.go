@@ -54,9 +54,8 @@ type end struct {
 	wire      []byte // from it to the other
 }
 
-// A schedule is a connection of two ends of ours, whose steps a seed shuffles: what the ends do, how what
-// they write is cut, when it arrives, when loops turn, and whether handshakes' goroutines get on
-// meanwhile.
+// A schedule is a connection with both ends in this process. A seed shuffles what the ends do, how
+// output is cut, and when the loop gets it.
 type schedule struct {
 	n    *reactortest.Net
 	rnd  *rand.Rand
@@ -68,7 +67,7 @@ func (s *schedule) script(e *end) *script {
 	return &script{
 		secure: func(c *reactor.Conn, _ *tls.ConnectionState) {
 			e.conn = c
-			for s.rnd.IntN(4) > 0 && s.act(e) { // behind the handshake, in the same write
+			for s.rnd.IntN(4) > 0 && s.act(e) { // after the handshake, in the same write
 			}
 		},
 		data: func(c *reactor.Conn, p []byte) int {
@@ -142,8 +141,8 @@ func run(seed uint64, conf, cc *tls.Config) error {
 		s.ends[i] = &end{left: s.rnd.IntN(6)}
 	}
 	server, client := s.ends[0], s.ends[1]
-	who, fate := s.rnd.IntN(2), s.rnd.IntN(fates)
-	s.ends[who].fate = fate
+	actor, fate := s.rnd.IntN(2), s.rnd.IntN(fates)
+	s.ends[actor].fate = fate
 	server.Client = s.n.ConnectTo(0, reactor.Listener{DirectTLS: conf, Handler: s.script(server)})
 	h := s.script(client)
 	h.open = func(c *reactor.Conn) { c.StartTLS(cc, reactor.ClientRole) }
@@ -155,7 +154,7 @@ func run(seed uint64, conf, cc *tls.Config) error {
 	if seed%2 == 0 { // half of all are the same each time
 		settle(s.n)
 	}
-	gone := s.rnd.IntN(60) // when who vanishes does
+	gone := s.rnd.IntN(60) // when the actor vanishes
 	for step := range 60 {
 		if seed%2 == 0 {
 			synctest.Wait()
@@ -183,9 +182,9 @@ func run(seed uint64, conf, cc *tls.Config) error {
 			settle(s.n)
 		}
 		if step == gone && fate >= vanishes {
-			e := s.ends[1-who]
+			e := s.ends[1-actor]
 			e.Hangup(map[int]error{resets: syscall.ECONNRESET}[fate])
-			s.ends[who].done = true
+			s.ends[actor].done = true
 		}
 	}
 	for moved := true; moved; {
@@ -203,7 +202,7 @@ func run(seed uint64, conf, cc *tls.Config) error {
 			moved = s.carry(i, 1<<20) || moved
 		}
 	}
-	err := s.verdict(who, fate)
+	err := s.verdict(actor, fate)
 	for _, e := range s.ends {
 		e.Hangup(nil)
 	}
@@ -218,13 +217,13 @@ func run(seed uint64, conf, cc *tls.Config) error {
 	return err
 }
 
-func (s *schedule) verdict(who, fate int) error {
+func (s *schedule) verdict(actor, fate int) error {
 	for i, e := range s.ends {
 		other := s.ends[1-i]
 		if !bytes.HasPrefix(other.sent, e.got) {
 			return fmt.Errorf("end %d was given other bytes than were sent", i)
 		}
-		all := fate == lives || fate <= alerts && i != who // whoever ends it may not hear the rest
+		all := fate == lives || fate <= alerts && i != actor // the end that closes may not get the rest
 		if all && len(e.got) != len(other.sent) {
 			return fmt.Errorf("end %d was given %d of %d bytes", i, len(e.got), len(other.sent))
 		}
@@ -232,7 +231,7 @@ func (s *schedule) verdict(who, fate int) error {
 			return fmt.Errorf("end %d has done no handshake: %v", i, e.why)
 		}
 	}
-	e, why := s.ends[1-who], ""
+	e, why := s.ends[1-actor], ""
 	switch fate {
 	case lives:
 		for i, e := range s.ends {
@@ -251,13 +250,14 @@ func (s *schedule) verdict(who, fate int) error {
 		why = syscall.ECONNRESET.Error()
 	}
 	if got := fmt.Sprint(e.why); !e.ended || got != why && (e.conn != nil || e.why == nil) {
-		return fmt.Errorf("end %d: ended %v with %s, want %s", 1-who, e.ended, got, why)
+		return fmt.Errorf("end %d: ended %v with %s, want %s", 1-actor, e.ended, got, why)
 	}
 	return nil
 }
 
-// Connections are detached in many schedules; no byte is lost, doubled or read out of order, and nothing
-// is left behind. CANTO_SCHEDULES=1000000 is what the list of attacks asks for (attack K43).
+// Connections change to tls13Layer in many schedules: no byte is lost, doubled or read out of
+// order, and nothing stays in use. The list of attacks asks for CANTO_SCHEDULES=1000000 (attack
+// K43).
 func TestAttackK43Schedules(t *testing.T) {
 	conf, cc := serverTLS(t), clientTLS()
 	conf.CurvePreferences = []tls.CurveID{tls.X25519} // the cheapest

@@ -51,7 +51,7 @@ func NewSealer(t testing.TB, c net.Conn, version uint16) *Sealer {
 		}
 		return s
 	}
-	line := bytes.Fields(log.Bytes()) // CLIENT_RANDOM, the random, the master secret: RFC 5246 §6.3
+	line := bytes.Fields(log.Bytes()) // CLIENT_RANDOM, the random, the master secret: RFC 5246 section 6.3
 	client, _ := hex.DecodeString(string(line[1]))
 	master, _ := hex.DecodeString(string(line[2]))
 	seed := append(append([]byte("key expansion"), s.heard.Bytes()[recordHead+4+2:][:32]...), client...)
@@ -69,7 +69,7 @@ func NewSealer(t testing.TB, c net.Conn, version uint16) *Sealer {
 		t.Fatal(err)
 	}
 	s.aead, _ = cipher.NewGCM(b)
-	s.salt, s.seq = block[32:36], 1 // behind Finished
+	s.salt, s.seq = block[32:36], 1 // after Finished
 	return s
 }
 
@@ -78,7 +78,7 @@ func (s *Sealer) Record(kind byte, content []byte, padding int) []byte {
 	if s.layer != nil {
 		return s.layer.appendRecord(nil, kind, content, padding)
 	}
-	n := 8 + len(content) + s.aead.Overhead() // RFC 5288 §3
+	n := 8 + len(content) + s.aead.Overhead() // RFC 5288 section 3
 	number := binary.BigEndian.AppendUint64(nil, s.seq)
 	s.seq++
 	data := append(bytes.Clone(number), kind, 3, 3, byte(len(content)>>8), byte(len(content)))

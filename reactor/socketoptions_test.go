@@ -14,7 +14,7 @@ import (
 	"canto/reactor"
 )
 
-// Both ends have every option: an accepted socket from the one that was listened on.
+// Both ends have every option; an accepted socket has them from the listening one.
 func TestSocketOptions(t *testing.T) {
 	ends := make(chan map[string]int, 2)
 	h := &script{open: func(c *reactor.Conn) {
@@ -42,8 +42,8 @@ func TestSocketOptions(t *testing.T) {
 	}
 }
 
-// A keepalive ends by its own count, and no sooner than RFC 1122 §4.2.3.5 lets a connection end: the kernel
-// ends it with the first probe once TCP_USER_TIMEOUT is over.
+// A keepalive ends a connection by its own count, and no sooner than RFC 1122 section 4.2.3.5
+// allows: the kernel ends it with the first probe after TCP_USER_TIMEOUT.
 func TestUserTimeout(t *testing.T) {
 	o := reactor.Options()
 	dead := o["TCP_KEEPIDLE"][2] + o["TCP_KEEPINTVL"][2]*o["TCP_KEEPCNT"][2]
@@ -69,7 +69,8 @@ func TestBacklog(t *testing.T) {
 	}
 }
 
-// What the poller does not take is closed, counted out again, and told to Lost; everybody else goes on.
+// A socket that the poller does not take is closed and no longer counted, and Listener.Aborted is
+// called for it; other connections go on.
 func TestNotEnrolled(t *testing.T) {
 	var lost atomic.Int32
 	ln := reactor.Listener{Addr: "127.0.0.1:0", Handler: new(echo), Aborted: func(netip.AddrPort) {
@@ -91,7 +92,7 @@ func TestNotEnrolled(t *testing.T) {
 	exchange(t, dial(t, addr), "hello")
 }
 
-// A port that is closed is free at once, and takes nobody any more.
+// A port that is closed is free at once, and accepts no more connections.
 func TestUnlisten(t *testing.T) {
 	r, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: new(echo)}}})
 	c := dial(t, addr)

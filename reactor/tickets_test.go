@@ -36,7 +36,7 @@ func named(t testing.TB, name string, until time.Time) *tls.Certificate {
 	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
 }
 
-// wallet is a client's cache of one ticket, which it offers to whomever it talks to.
+// A wallet is a client's cache of one ticket, which it offers to any server.
 type wallet struct{ s *tls.ClientSessionState }
 
 func (w *wallet) Get(string) (*tls.ClientSessionState, bool) { return w.s, w.s != nil }
@@ -118,9 +118,9 @@ func both(t *testing.T, f func(t *testing.T, version uint16, std bool)) {
 	}
 }
 
-// A ticket gives a shorter handshake and nothing else: who resumes with another host's ticket is at the host
-// that was asked for, no certificate counts as shown, as none was, and the ticket of another configuration
-// (another port, STARTTLS for another host) is none (attack T08).
+// A ticket gives a shorter handshake and nothing else. A client that resumes with another host's
+// ticket gets the host that it asks for; no certificate counts as presented; and the ticket of
+// another configuration (another port, STARTTLS for another host) is not accepted (attack T08).
 func TestAttackT08OtherHost(t *testing.T) {
 	both(t, func(t *testing.T, version uint16, std bool) {
 		k := newTickets(t, version)
@@ -161,11 +161,11 @@ func TestAttackT08OtherHost(t *testing.T) {
 			t.Errorf("another port: resumed %v, shown %p", resumed, shown)
 		}
 
-		// Behind a renewal who resumes still holds the old certificate: the new one was not shown to it.
+		// After a renewal, a client that resumes still knows the old certificate: it was not shown the new one.
 		second := map[string]*tls.Certificate{"a.example": named(t, "a.example", until)}
 		certs.Store(&second)
 		if resumed, shown, _ := k.once(addr, "a.example", &wallet{of}); !resumed || shown != nil {
-			t.Errorf("behind a renewal: resumed %v, shown %p", resumed, shown)
+			t.Errorf("after a renewal: resumed %v, shown %p", resumed, shown)
 		}
 		if resumed, shown, _ := k.once(addr, "a.example", new(wallet)); resumed || shown != second["a.example"] {
 			t.Errorf("without a ticket: resumed %v, shown %p", resumed, shown)
@@ -173,9 +173,9 @@ func TestAttackT08OtherHost(t *testing.T) {
 	})
 }
 
-// A client's certificate that a ticket carries counts only while it would by itself: of an authority that is
-// still trusted, though the configuration is a clone with the same keys (CVE-2025-68121), and before it has
-// expired (attack T08).
+// The client certificate in a ticket counts only while it would count by itself: if its authority
+// is still trusted, also where the configuration is a clone with the same keys (CVE-2025-68121),
+// and until it expires (attack T08).
 func TestAttackT08ClientCertificate(t *testing.T) {
 	both(t, func(t *testing.T, version uint16, std bool) {
 		k := newTickets(t, version)
@@ -228,8 +228,8 @@ func TestAttackT08ClientCertificate(t *testing.T) {
 	})
 }
 
-// The keys of tickets change by themselves each day, though each handshake has a configuration of its own;
-// old ones serve for a week, and behind it there is a full handshake (attack T08).
+// The keys of tickets change each day, though each handshake has a configuration of its own; old
+// ones are accepted for a week, and after it there is a full handshake (attack T08).
 func TestAttackT08Rotation(t *testing.T) {
 	both(t, func(t *testing.T, version uint16, std bool) {
 		k := newTickets(t, version)

@@ -21,7 +21,7 @@ import (
 	"canto/reactor/buf"
 )
 
-// Content types of records and types of handshake messages (RFC 8446 §5.1, §4).
+// Content types of records and types of handshake messages (RFC 8446 sections 5.1 and 4).
 const (
 	typeAlert       = 21
 	typeHandshake   = 22
@@ -31,7 +31,7 @@ const (
 	messageKeyUpdate = 24
 )
 
-// Alerts (RFC 8446 §6).
+// Alerts (RFC 8446 section 6).
 const (
 	alertCloseNotify       tls.AlertError = 0
 	alertUnexpectedMessage tls.AlertError = 10
@@ -43,47 +43,52 @@ const (
 	alertUserCanceled      tls.AlertError = 90
 )
 
-// Sizes (RFC 8446 §5.2): of a record's header, of the data in one, and of what follows a header at most.
+// Sizes in bytes (RFC 8446 section 5.2).
 const (
-	recordHead    = 5
-	maxContent    = 1 << 14
-	maxCiphertext = maxContent + 256
-	tagSize       = 16 // of every AEAD here
-	ivSize        = 12
+	recordHead    = 5                // header of a record
+	maxContent    = 1 << 14          // plaintext in one record, at most
+	maxCiphertext = maxContent + 256 // what follows a header, at most
+	tagSize       = 16               // authentication tag of every AEAD here
+	ivSize        = 12               // nonce of every AEAD here
 )
 
 const (
-	// maxNoDataRun is how many records without data may come in a row, and maxNoDataDebt how many in all beyond
-	// one for each dataBytesPerDebt of a record with data, until the connection has been quiet.
+	// maxNoDataRun bounds records without data in a row, as crypto/tls does with maxUselessRecords, but at
+	// 32 instead of 16. maxNoDataDebt bounds them in all: each counts one, and each dataBytesPerDebt of
+	// data in a record pay one back. A pause of coolTicks resets both counts (attacks T06, K33).
 	maxNoDataRun     = 32
 	maxNoDataDebt    = 256
 	dataBytesPerDebt = 64
-	// keyUpdateOverhead is what a change of keys counts for in Overhead, in bytes.
+	// keyUpdateOverhead is what a KeyUpdate of the peer counts for in Conn.TakeTLSOverhead, in bytes.
+	// Deriving keys and making an AEAD takes about a microsecond.
 	keyUpdateOverhead = 1024
-	// maxTicket bounds a NewSessionTicket; none of it is kept.
+	// maxTicket bounds a NewSessionTicket message; none of it is kept.
 	maxTicket = 64 << 10
 )
 
-// rekeyAfter is how many records are sealed under one key: with full records 2^36 bytes, well below the
-// 2^24.5 records of RFC 8446 §5.5. A test lowers it.
+// rekeyAfter is the number of records that are sealed under one key: 2^22. RFC 8446 section 5.5
+// allows 2^24.5 full records with AES-GCM, so this is well below. It is a variable because a test
+// lowers it.
 var rekeyAfter uint64 = 1 << 22
 
-// A suite is how a cipher suite makes keys and AEADs.
+// A suite is a cipher suite of TLS 1.3: its hash, the lengths of its keys, and its AEAD.
 type suite struct {
-	id     uint16
-	hash   func() hash.Hash
-	secret int // bytes
-	key    int
+	id     uint16           // as in tls.ConnectionState.CipherSuite
+	hash   func() hash.Hash // of the key schedule
+	secret int              // bytes of a traffic secret: the size of the hash
+	key    int              // bytes of an AEAD key
 	aead   func(key []byte) (cipher.AEAD, error)
 }
 
-// suites are those of which the record layer is ours; the others stay on crypto/tls.
+// suites are the cipher suites that tls13Layer supports: all that Go 1.26 negotiates in TLS 1.3. A
+// connection with another one stays on crypto/tls. tls13Layer.suiteIndex is an index here.
 var suites = [...]suite{
 	{tls.TLS_AES_128_GCM_SHA256, sha256.New, 32, 16, newGCM},
 	{tls.TLS_AES_256_GCM_SHA384, sha512.New384, 48, 32, newGCM},
 	{tls.TLS_CHACHA20_POLY1305_SHA256, sha256.New, 32, chacha20poly1305.KeySize, chacha20poly1305.New},
 }
 
+// newGCM returns AES-GCM for a key of 16 or 32 bytes.
 func newGCM(key []byte) (cipher.AEAD, error) {
 	b, err := aes.NewCipher(key)
 	if err != nil {
@@ -92,10 +97,13 @@ func newGCM(key []byte) (cipher.AEAD, error) {
 	return cipher.NewGCM(b)
 }
 
-// wrapSealAEAD, if a test sets it, stands around every AEAD that seals.
+// wrapSealAEAD is nil, or a function of a test that wraps every AEAD that seals, to check that no
+// nonce is used twice under one key.
 var wrapSealAEAD func(a cipher.AEAD, key []byte) cipher.AEAD
 
-// expandLabel is HKDF-Expand-Label without a context (RFC 8446 §7.1), into dst.
+// expandLabel writes HKDF-Expand-Label(secret, label, "", len(dst)) to dst (RFC 8446 section 7.1).
+// dst may be secret. label has up to 16 bytes: info has room for the length, the label with its
+// prefix "tls13 ", and an empty context.
 func (s *suite) expandLabel(dst, secret []byte, label string) error {
 	var info [2 + 1 + 6 + 16 + 1]byte
 	b := binary.BigEndian.AppendUint16(info[:0], uint16(len(dst)))
@@ -106,14 +114,16 @@ func (s *suite) expandLabel(dst, secret []byte, label string) error {
 	return err
 }
 
-// A half is one direction: the application traffic secret, from which key and IV are derived when they
-// are needed, and how many records went under it.
+// A halfConn is one direction of a connection: the application traffic secret, from which key and IV are
+// derived when they are needed, and the sequence number of the next record under it.
 type halfConn struct {
-	secret [48]byte // as many of them as the suite's hash has
+	secret [48]byte // the first suite.secret bytes are used
 	seq    uint64
 }
 
-// newAEAD derives what records are sealed by (RFC 8446 §7.3).
+// newAEAD derives key and IV from the secret (RFC 8446 section 7.3), writes the IV to iv, and
+// returns the AEAD. seals is whether it will seal, for wrapSealAEAD. The key is wiped; the AEAD has
+// its own copy.
 func (h *halfConn) newAEAD(s *suite, iv *[ivSize]byte, seals bool) (cipher.AEAD, error) {
 	var k [32]byte
 	key := k[:s.key]
@@ -131,62 +141,72 @@ func (h *halfConn) newAEAD(s *suite, iv *[ivSize]byte, seals bool) (cipher.AEAD,
 	return a, err
 }
 
-// updateSecret goes on to the next secret (RFC 8446 §7.2).
+// updateSecret replaces the secret by the next one, after a KeyUpdate (RFC 8446 section 7.2). The
+// AEAD of the old secret must be dropped.
 func (h *halfConn) updateSecret(s *suite) {
 	must(s.expandLabel(h.secret[:s.secret], h.secret[:s.secret], "traffic upd"))
 	h.seq = 0
 }
 
+// wipe overwrites the secret.
 func (h *halfConn) wipe() { clear(h.secret[:]) }
 
-// must: what was derived once at the detach can be derived again.
+// must panics if err is not nil. It stands after derivations that have succeeded with the same
+// suite before, in newTLS13Layer; the loop recovers a panic and closes the connection.
 func must(err error) {
 	if err != nil {
 		panic(err)
 	}
 }
 
+// The bits of tls13Layer.flags.
 const (
-	layerClient        = 1 << iota // ours is the client's end
+	layerClient        = 1 << iota // our end is the client
 	layerDead                      // a fatal alert was sent or received: nothing more is opened or sealed
-	layerEOF                       // the peer has sent close_notify: what follows is ignored
-	layerCloseSent                 // we have
-	layerKeyUpdateOwed             // the peer has asked for our KeyUpdate
+	layerEOF                       // the peer has sent close_notify: further input is ignored
+	layerCloseSent                 // we have sent close_notify: nothing more is sealed
+	layerKeyUpdateOwed             // the peer has asked for a KeyUpdate of ours, which was not sent yet
 )
 
-// A layer is the record layer of TLS 1.3 (RFC 8446 §5) under application traffic secrets that crypto/tls
-// has agreed on. 136 bytes while quiet. Only on the loop.
+// A tls13Layer is the record layer of TLS 1.3 (RFC 8446 section 5) under application traffic secrets that a
+// handshake in crypto/tls agreed on. It implements recordLayer. It handles records, alerts, KeyUpdate and
+// NewSessionTicket, and nothing else of the protocol. It takes 136 bytes while there is no traffic, where a
+// tls.Conn takes 4 to 9 kB; the parts that traffic needs are in warmState and unopened. After an error it is
+// dead: its secrets are wiped, and an alert waits in takePending. On the loop.
 type tls13Layer struct {
-	in, out    halfConn
-	warm       *warmState // nil while quiet
-	unopened   *unopened  // nil while what has come ended with a record
-	msgHead    [4]byte    // head of a handshake message; its length counts down
-	msgHeadLen uint8      // bytes of it that have come
+	in, out    halfConn   // what the peer sends, and what we send
+	warm       *warmState // nil after coolTicks without traffic
+	unopened   *unopened  // nil while the input ends with a record
+	msgHead    [4]byte    // the head of a handshake message; its length counts down as bytes come
+	msgHeadLen uint8      // how many bytes of the head have come
 	suiteIndex uint8      // index in suites
 	flags      uint8
 }
 
-// warmState is what a layer has only while there is traffic; it can be made again from the secrets.
+// A warmState is what a tls13Layer has only while there is traffic. It is made from the secrets again when it
+// is needed. The counts in it start again at zero.
 type warmState struct {
-	in, out               cipher.AEAD // nil until used
+	in, out               cipher.AEAD // nil until needed, and after a KeyUpdate
 	inIV, outIV           [ivSize]byte
-	nonce                 [ivSize]byte // scratch
-	input                 []byte       // the engine's: what Read opens, while deliver runs
-	alert                 []byte       // sealed, waits to be taken
-	noDataRun, noDataDebt int
-	overhead              int // see Conn.TakeTLSOverhead
-	timer                 Timer
-	lastUsed              Tick
+	nonce                 [ivSize]byte // scratch: a local array would be allocated by each call of an AEAD
+	input                 []byte       // what feed was given and Read has not opened; belongs to the engine
+	alert                 []byte       // a sealed record that takePending will return
+	noDataRun, noDataDebt int          // see maxNoDataRun
+	overhead              int          // see Conn.TakeTLSOverhead
+	timer                 Timer        // drops the warmState: see tlsConn.OnTimer
+	lastUsed              Tick         // when there was traffic last
 }
 
-// unopened is input that was not opened: it ends inside a record, or the handler is paused.
+// unopened is input that was not opened: it ends within a record, or the handler is paused.
 type unopened struct {
 	buf []byte // lent by buf.Input
-	off int
+	off int    // buf[:off] was opened
 }
 
+// cipherSuite returns the negotiated suite.
 func (y *tls13Layer) cipherSuite() *suite { return &suites[y.suiteIndex] }
 
+// ensureWarm returns the warmState and makes it if there is none.
 func (y *tls13Layer) ensureWarm() *warmState {
 	if y.warm == nil {
 		y.warm = new(warmState)
@@ -194,7 +214,7 @@ func (y *tls13Layer) ensureWarm() *warmState {
 	return y.warm
 }
 
-// cool drops what can be made again.
+// cool drops the warmState, with its AEADs.
 func (y *tls13Layer) cool() {
 	if w := y.warm; w != nil {
 		clear(w.inIV[:])
@@ -203,7 +223,8 @@ func (y *tls13Layer) cool() {
 	}
 }
 
-// wipeAll wipes y, and gives back what it was lent.
+// wipeAll overwrites the secrets, drops all state, and gives the input buffer back. y is dead after
+// it.
 func (y *tls13Layer) wipeAll() {
 	y.in.wipe()
 	y.out.wipe()
@@ -212,27 +233,30 @@ func (y *tls13Layer) wipeAll() {
 	y.parkUnread()
 }
 
-// feed takes what has come; p is looked at until settle.
+// feed implements recordLayer. If no input is left from before, p is not copied, and must stay valid
+// until parkUnread. Otherwise p is appended to the input that is left; its array is compacted when half
+// of it was opened.
 func (y *tls13Layer) feed(p []byte) {
 	if len(p) == 0 || y.flags&(layerDead|layerEOF) != 0 {
 		return
 	}
-	r := y.unopened
-	if r == nil {
+	u := y.unopened
+	if u == nil {
 		y.ensureWarm().input = p
 		return
 	}
-	if r.off > 0 && r.off >= len(r.buf)-r.off {
-		r.buf, r.off = r.buf[:copy(r.buf, r.buf[r.off:])], 0
+	if u.off > 0 && u.off >= len(u.buf)-u.off {
+		u.buf, u.off = u.buf[:copy(u.buf, u.buf[u.off:])], 0
 	}
-	r.buf = append(r.buf, p...)
+	u.buf = append(u.buf, p...)
 }
 
-// parkUnread keeps what feed brought and Read did not open.
+// parkUnread implements recordLayer: it copies input that was not opened to a buffer of its own, or
+// gives that buffer back if all of it was opened or the connection has ended.
 func (y *tls13Layer) parkUnread() {
 	ended := y.flags&(layerDead|layerEOF) != 0
-	if r := y.unopened; r != nil && (ended || r.off == len(r.buf)) {
-		buf.Input.Put(r.buf)
+	if u := y.unopened; u != nil && (ended || u.off == len(u.buf)) {
+		buf.Input.Put(u.buf)
 		y.unopened = nil
 	}
 	w := y.warm
@@ -245,6 +269,7 @@ func (y *tls13Layer) parkUnread() {
 	w.input = nil
 }
 
+// buffered implements recordLayer.
 func (y *tls13Layer) buffered() int {
 	if y.unopened == nil {
 		return 0
@@ -252,7 +277,8 @@ func (y *tls13Layer) buffered() int {
 	return len(y.unopened.buf) - y.unopened.off
 }
 
-// failWithAlert ends the connection with an alert, once.
+// failWithAlert makes y dead, prepares alert a for takePending, and returns an error that wraps it.
+// Only one alert is ever sent.
 func (y *tls13Layer) failWithAlert(a tls.AlertError) error {
 	if y.flags&(layerDead|layerCloseSent) == 0 {
 		y.ensureWarm().alert = y.appendRecord(nil, typeAlert, []byte{2, byte(a)}, 0)
@@ -261,6 +287,7 @@ func (y *tls13Layer) failWithAlert(a tls.AlertError) error {
 	return &net.OpError{Op: "local error", Err: a}
 }
 
+// markDead makes y dead and wipes its secrets. A prepared alert stays.
 func (y *tls13Layer) markDead() {
 	y.flags |= layerDead
 	y.in.wipe()
@@ -272,7 +299,8 @@ var (
 	errShortBuffer = errors.New("reactor: too little room for a record")
 )
 
-// countNoData counts a record of n bytes without data (attacks T06, K33).
+// countNoData counts a record of n bytes without data, and fails when there are too many (attacks
+// T06, K33).
 func (y *tls13Layer) countNoData(n int) error {
 	w := y.warm
 	w.overhead += n
@@ -284,9 +312,18 @@ func (y *tls13Layer) countNoData(n int) error {
 	return nil
 }
 
-// Read opens the next record with data into p, which has room for the largest: maxCiphertext bytes.
-// errWouldBlock: what has come ends before one does. io.EOF: close_notify. Any other error is the
-// connection's end, and its alert waits to be taken.
+// Read implements recordLayer. p must have a capacity of maxCiphertext bytes; the plaintext is
+// opened into it. The steps, for one record after another until one has data:
+//
+//  1. A dead connection is an error; after close_notify it is io.EOF.
+//  2. nextRecord cuts the next record out of the input.
+//  3. It is opened; the AEAD is made if it is not there. The sequence number counts up, and must
+//     not reach its maximum (RFC 8446 section 5.3).
+//  4. The padding is removed: zeros at the end, eight at a time. The last byte that is not zero is
+//     the content type (RFC 8446 section 5.4).
+//  5. Data is returned. Other records go to control; its errors are returned.
+//
+// An error other than errWouldBlock and io.EOF ends the connection; its alert waits in takePending.
 func (y *tls13Layer) Read(p []byte) (int, error) {
 	if cap(p) < maxCiphertext {
 		return 0, errShortBuffer
@@ -313,9 +350,9 @@ func (y *tls13Layer) Read(p []byte) (int, error) {
 			return 0, y.failWithAlert(alertBadRecordMAC)
 		}
 		if y.in.seq++; y.in.seq == math.MaxUint64 {
-			return 0, y.failWithAlert(alertInternalError) // RFC 8446 §5.3: it must not wrap
+			return 0, y.failWithAlert(alertInternalError) // RFC 8446 section 5.3: it must not wrap
 		}
-		if len(b) > maxContent+1 { // with its padding: RFC 8446 §5.4
+		if len(b) > maxContent+1 { // with type and padding: RFC 8446 section 5.4
 			return 0, y.failWithAlert(alertRecordOverflow)
 		}
 		n := len(b)
@@ -326,7 +363,7 @@ func (y *tls13Layer) Read(p []byte) (int, error) {
 			n--
 		}
 		if n == 0 {
-			return 0, y.failWithAlert(alertUnexpectedMessage) // padding and no type
+			return 0, y.failWithAlert(alertUnexpectedMessage) // padding without a type
 		}
 		padding, kind := len(b)-n, b[n-1]
 		b = b[:n-1]
@@ -342,8 +379,9 @@ func (y *tls13Layer) Read(p []byte) (int, error) {
 	}
 }
 
-// nextRecord takes the next record out of what has come, without a copy. What is wrong with a header is
-// said before its record is waited for (attacks K35, K36).
+// nextRecord removes the next record from the input and returns it, with its header and without a
+// copy. Wrong headers fail at once, before the rest of the record has come (attacks K35, K36).
+// ChangeCipherSpec is wrong, too: RFC 8446 appendix D.4 allows it only before the peer's Finished.
 func (y *tls13Layer) nextRecord() ([]byte, error) {
 	w := y.ensureWarm()
 	b := w.input
@@ -356,7 +394,7 @@ func (y *tls13Layer) nextRecord() ([]byte, error) {
 	n := int(binary.BigEndian.Uint16(b[3:]))
 	switch {
 	case b[0] != typeApplication, b[1] != 3, b[2] != 3:
-		return nil, y.failWithAlert(alertUnexpectedMessage) // in plain, too: RFC 8446 §5, and D.4 ends at Finished
+		return nil, y.failWithAlert(alertUnexpectedMessage) // RFC 8446 section 5: not protected
 	case n > maxCiphertext:
 		return nil, y.failWithAlert(alertRecordOverflow)
 	case n < tagSize:
@@ -373,11 +411,17 @@ func (y *tls13Layer) nextRecord() ([]byte, error) {
 	return b[: recordHead+n : recordHead+n], nil
 }
 
-// control handles a record that has no data for the handler.
+// control handles a record without data for the handler: its type is kind, its content b, and size
+// its length on the wire. The checks:
+//
+//  1. Inside a handshake message no other type may come (RFC 8446 section 5.1).
+//  2. Empty data is allowed, and counted.
+//  3. Handshake messages and alerts must not be empty (section 5.4).
+//  4. Other types are an error.
 func (y *tls13Layer) control(kind byte, b []byte, size int) error {
 	switch {
 	case kind != typeHandshake && y.msgHeadLen > 0:
-		return y.failWithAlert(alertUnexpectedMessage) // inside a handshake message: RFC 8446 §5.1
+		return y.failWithAlert(alertUnexpectedMessage)
 	case kind == typeApplication:
 		return y.countNoData(size)
 	case kind == typeHandshake && len(b) > 0:
@@ -388,19 +432,22 @@ func (y *tls13Layer) control(kind byte, b []byte, size int) error {
 	case kind == typeAlert && len(b) > 0:
 		return y.onAlert(b, size)
 	}
-	return y.failWithAlert(alertUnexpectedMessage) // RFC 8446 §5.4 for what is empty
+	return y.failWithAlert(alertUnexpectedMessage)
 }
 
+// onAlert handles an alert: close_notify is io.EOF, user_canceled is ignored, because close_notify
+// follows it (RFC 8446 section 6.1). Every other alert makes y dead, whatever its level says
+// (section 6).
 func (y *tls13Layer) onAlert(b []byte, size int) error {
 	if len(b) != 2 {
-		return y.failWithAlert(alertDecodeError) // exactly one in a record: RFC 8446 §5.1
+		return y.failWithAlert(alertDecodeError) // one alert in a record: RFC 8446 section 5.1
 	}
 	switch a := tls.AlertError(b[1]); a {
 	case alertCloseNotify:
 		y.flags |= layerEOF
 		y.in.wipe()
 		return io.EOF
-	case alertUserCanceled: // close_notify follows (RFC 8446 §6.1); the only one that is no end
+	case alertUserCanceled:
 		return y.countNoData(size)
 	default:
 		y.markDead()
@@ -408,8 +455,15 @@ func (y *tls13Layer) onAlert(b []byte, size int) error {
 	}
 }
 
-// onHandshake takes b, of messages that may be cut anywhere. No more than a head is kept (attack K40): a
-// KeyUpdate has one byte, and a ticket is of no use to us, as who has a cache of sessions is not detached.
+// onHandshake handles b, a piece of one or more handshake messages, which may be cut anywhere. Only
+// the four bytes of a message's head are kept (attack K40): the body of a KeyUpdate has one byte,
+// and a NewSessionTicket is dropped, as a client with a session cache stays on crypto/tls. The
+// steps:
+//
+//  1. The head is collected. Its type and length are checked as soon as they are known: a server
+//     accepts KeyUpdate only, a client NewSessionTicket, too.
+//  2. The body of a KeyUpdate goes to onKeyUpdate.
+//  3. The body of a ticket is skipped; msgHead counts down how much is left of it.
 func (y *tls13Layer) onHandshake(b []byte) error {
 	for len(b) > 0 {
 		if y.msgHeadLen < 4 {
@@ -430,8 +484,8 @@ func (y *tls13Layer) onHandshake(b []byte) error {
 			return y.onKeyUpdate(b)
 		}
 		n := int(y.msgHead[1])<<16 | int(y.msgHead[2])<<8 | int(y.msgHead[3])
-		k := min(n, len(b))
-		b, n = b[k:], n-k
+		skipped := min(n, len(b))
+		b, n = b[skipped:], n-skipped
 		y.msgHead[1], y.msgHead[2], y.msgHead[3] = byte(n>>16), byte(n>>8), byte(n)
 		if n == 0 {
 			y.msgHeadLen = 0
@@ -440,8 +494,9 @@ func (y *tls13Layer) onHandshake(b []byte) error {
 	return nil
 }
 
-// onKeyUpdate takes the body of a KeyUpdate (RFC 8446 §4.6.3), which ends its record as the key changes
-// behind it (§5.1; attack T05).
+// onKeyUpdate handles the body of a KeyUpdate (RFC 8446 section 4.6.3): it changes the key of the
+// input. The message must end its record, because the key changes after it (section 5.1, attack
+// T05).
 func (y *tls13Layer) onKeyUpdate(b []byte) error {
 	switch {
 	case len(b) > 1:
@@ -449,7 +504,7 @@ func (y *tls13Layer) onKeyUpdate(b []byte) error {
 	case b[0] > 1:
 		return y.failWithAlert(alertIllegalParameter)
 	case b[0] == 1:
-		y.flags |= layerKeyUpdateOwed // one answer for as many as come before it is sent (attack T06)
+		y.flags |= layerKeyUpdateOwed // one answer for all that come before it is sent (attack T06)
 	}
 	y.msgHeadLen = 0
 	y.in.updateSecret(y.cipherSuite())
@@ -458,14 +513,16 @@ func (y *tls13Layer) onKeyUpdate(b []byte) error {
 	return nil
 }
 
-// setNonce makes the nonce of a record (RFC 8446 §5.3).
+// setNonce sets w.nonce for the record with number seq (RFC 8446 section 5.3).
 func (w *warmState) setNonce(iv *[ivSize]byte, seq uint64) {
 	w.nonce = *iv
 	tail := w.nonce[ivSize-8:]
 	binary.BigEndian.PutUint64(tail, binary.BigEndian.Uint64(tail)^seq)
 }
 
-// appendRecord appends one record; zeros behind its type are padding. Not after layerDead or layerCloseSent.
+// appendRecord seals one record of content type kind and appends it to dst. content has up to
+// maxContent bytes and must not overlap the free part of dst; padding is the number of zeros after
+// the type. y must not be dead or closed, as its secret is wiped then.
 func (y *tls13Layer) appendRecord(dst []byte, kind byte, content []byte, padding int) []byte {
 	w := y.ensureWarm()
 	if w.out == nil {
@@ -486,7 +543,8 @@ func (y *tls13Layer) appendRecord(dst []byte, kind byte, content []byte, padding
 	return w.out.Seal(dst[:body], w.nonce[:], dst[body:], dst[head:body])
 }
 
-// appendKeyUpdate appends our KeyUpdate, and changes the key behind it.
+// appendKeyUpdate appends a KeyUpdate of ours, and changes the key of the output after it. request
+// is 1 to ask the peer for one of its own, else 0.
 func (y *tls13Layer) appendKeyUpdate(dst []byte, request byte) []byte {
 	dst = y.appendRecord(dst, typeHandshake, []byte{messageKeyUpdate, 0, 0, 1, request}, 0)
 	y.out.updateSecret(y.cipherSuite())
@@ -495,7 +553,9 @@ func (y *tls13Layer) appendKeyUpdate(dst []byte, request byte) []byte {
 	return dst
 }
 
-// seal appends p as records to dst. The error is for a connection that has failed or was ended.
+// seal implements recordLayer: it appends p, in records of up to maxContent bytes. A KeyUpdate that
+// is owed, or due after rekeyAfter records, goes before the next record. It fails if y is dead or
+// closed.
 func (y *tls13Layer) seal(dst, p []byte) ([]byte, error) {
 	if y.flags&(layerDead|layerCloseSent) != 0 {
 		return dst, errTLSFailed
@@ -511,7 +571,7 @@ func (y *tls13Layer) seal(dst, p []byte) ([]byte, error) {
 	return dst, nil
 }
 
-// takePending appends what y has to say by itself: an alert, the answer to a KeyUpdate.
+// takePending implements recordLayer: it appends the KeyUpdate that is owed, and an alert.
 func (y *tls13Layer) takePending(dst []byte) []byte {
 	if y.flags&(layerKeyUpdateOwed|layerDead|layerCloseSent) == layerKeyUpdateOwed {
 		dst = y.appendKeyUpdate(dst, 0)
@@ -523,7 +583,8 @@ func (y *tls13Layer) takePending(dst []byte) []byte {
 	return dst
 }
 
-// appendCloseNotify appends close_notify (RFC 8446 §6.1), once.
+// appendCloseNotify implements recordLayer (RFC 8446 section 6.1). It appends nothing if y is dead,
+// or the second time.
 func (y *tls13Layer) appendCloseNotify(dst []byte) []byte {
 	if y.flags&(layerDead|layerCloseSent) == 0 {
 		dst = y.appendRecord(dst, typeAlert, []byte{1, byte(alertCloseNotify)}, 0)
@@ -533,11 +594,20 @@ func (y *tls13Layer) appendCloseNotify(dst []byte) []byte {
 	return dst
 }
 
-// newTLS13Layer goes on where crypto/tls has left off. sent are records that our end has written since the
-// secrets are known, from the first one's header: some of the last ones may be sealed under our secret,
-// as the server's tickets are, and are found by opening them, where they are; then all are wiped. An error
-// says that the connection had better stay where it is. Any goroutine.
-func newTLS13Layer(client bool, id uint16, theirs, ours, sent []byte) (*tls13Layer, error) {
+// newTLS13Layer returns a record layer that continues where crypto/tls left off. id is the cipher
+// suite. peerSecret and ourSecret are the application traffic secrets; they are copied. sent are
+// the records that our end has written since the secrets were logged, from the header of the first
+// one; they are wiped. The steps:
+//
+//  1. Suite and secrets are checked.
+//  2. The AEAD of our direction is made, and kept: output follows soon.
+//  3. Our sequence number is found. The first records of sent are those of the handshake, under its
+//     keys; the last ones, as a server's tickets, may be under ourSecret, numbered from 0. So each
+//     is opened with the next number, in its own array. Once one has opened, all later ones must.
+//
+// After an error the connection has to stay on crypto/tls, as a wrong sequence number would repeat
+// a nonce. Any goroutine.
+func newTLS13Layer(client bool, id uint16, peerSecret, ourSecret, sent []byte) (*tls13Layer, error) {
 	i := slices.IndexFunc(suites[:], func(s suite) bool { return s.id == id })
 	if i < 0 {
 		return nil, fmt.Errorf("reactor: %s stays on crypto/tls", tls.CipherSuiteName(id))
@@ -546,18 +616,18 @@ func newTLS13Layer(client bool, id uint16, theirs, ours, sent []byte) (*tls13Lay
 	if client {
 		y.flags |= layerClient
 	}
-	if n := suites[i].secret; len(theirs) != n || len(ours) != n {
+	if n := suites[i].secret; len(peerSecret) != n || len(ourSecret) != n {
 		return nil, errors.New("reactor: secrets of another length")
 	}
-	copy(y.in.secret[:], theirs)
-	copy(y.out.secret[:], ours)
+	copy(y.in.secret[:], peerSecret)
+	copy(y.out.secret[:], ourSecret)
 	w := y.ensureWarm()
 	a, err := y.out.newAEAD(y.cipherSuite(), &w.outIV, true)
 	if err != nil {
 		y.wipeAll()
 		return nil, err
 	}
-	w.out = a // what is sealed next comes soon
+	w.out = a
 	defer clear(sent)
 	for len(sent) > 0 {
 		if len(sent) < recordHead {
@@ -570,11 +640,11 @@ func newTLS13Layer(client bool, id uint16, theirs, ours, sent []byte) (*tls13Lay
 			break
 		}
 		w.setNonce(&w.outIV, y.out.seq)
-		if _, no := a.Open(sent[recordHead:recordHead], w.nonce[:], sent[recordHead:n],
-			sent[:recordHead]); no == nil && sent[0] == typeApplication {
+		if _, openErr := a.Open(sent[recordHead:recordHead], w.nonce[:], sent[recordHead:n],
+			sent[:recordHead]); openErr == nil && sent[0] == typeApplication {
 			y.out.seq++
 		} else if y.out.seq > 0 {
-			err = errSealCount // once they are sealed under the secret, all are
+			err = errSealCount
 			break
 		}
 		sent = sent[n:]
@@ -586,4 +656,5 @@ func newTLS13Layer(client bool, id uint16, theirs, ours, sent []byte) (*tls13Lay
 	return y, nil
 }
 
+// errSealCount: see step 3 of newTLS13Layer.
 var errSealCount = errors.New("reactor: how many records were sealed is not known")

@@ -21,8 +21,8 @@ import (
 	"canto/reactor/buf"
 )
 
-// Every AEAD that seals in a test of this package notes its nonces, and panics at one that it had under
-// the same key already (attack K31).
+// Every AEAD that seals in a test of this package notes its nonces, and panics at a nonce that was
+// used under the same key before (attack K31).
 func TestMain(m *testing.M) {
 	wrapSealAEAD = func(a cipher.AEAD, key []byte) cipher.AEAD { return &nonces{a, string(key)} }
 	os.Exit(m.Run())
@@ -102,7 +102,7 @@ func sealed(t testing.TB, y *tls13Layer, text string) []byte {
 	return b
 }
 
-// verdict is the alert in an error, with who sent it.
+// verdict is the alert in an error, with the end that sent it.
 func verdict(err error) string {
 	var op *net.OpError
 	var a tls.AlertError
@@ -124,7 +124,7 @@ func unhex(t testing.TB, s string) []byte {
 	return b
 }
 
-// The connection of RFC 8448 §3, from its application traffic secrets on.
+// The connection of RFC 8448 section 3, from its application traffic secrets on.
 func TestRFC8448(t *testing.T) {
 	clientSecret := unhex(t, "9e40646ce79a7f9dc05af8889bce6552875afa0b06df0087f792ebb7c17504a5")
 	serverSecret := unhex(t, "a11af9f05531f856ad47116b45a950328204b4f44bfb6b3a4b4f1f3fcb631643")
@@ -145,10 +145,14 @@ func TestRFC8448(t *testing.T) {
 	for i := range text {
 		text[i] = byte(i)
 	}
-	clientData := unhex(t, `17 03 03 00 43 a2 3f 70 54 b6 2c 94 d0 af fa fe 82 28 ba 55 cb ef ac ea 42 f9 14 aa 66 bc ab 3f 2b 98 19
-		a8 a5 b4 6b 39 5b d5 4a 9a 20 44 1e 2b 62 97 4e 1f 5a 62 92 a2 97 70 14 bd 1e 3d ea e6 3a ee bb 21 69 49 15 e4`)
-	serverData := unhex(t, `17 03 03 00 43 2e 93 7e 11 ef 4a c7 40 e5 38 ad 36 00 5f c4 a4 69 32 fc 32 25 d0 5f 82 aa 1b 36 e3 0e fa
-		f9 7d 90 e6 df fc 60 2d cb 50 1a 59 a8 fc c4 9c 4b f2 e5 f0 a2 1c 00 47 c2 ab f3 32 54 0d d0 32 e1 67 c2 95 5d`)
+	clientData := unhex(t, `17 03 03 00 43 a2 3f 70 54 b6 2c 94 d0 af fa fe 82 28 ba 55 cb ef ac ea 42 f9
+		14 aa 66 bc ab 3f 2b 98 19
+		a8 a5 b4 6b 39 5b d5 4a 9a 20 44 1e 2b 62 97 4e 1f 5a 62 92 a2 97 70 14 bd 1e 3d ea e6 3a ee bb 21 69
+		49 15 e4`)
+	serverData := unhex(t, `17 03 03 00 43 2e 93 7e 11 ef 4a c7 40 e5 38 ad 36 00 5f c4 a4 69 32 fc 32 25
+		d0 5f 82 aa 1b 36 e3 0e fa
+		f9 7d 90 e6 df fc 60 2d cb 50 1a 59 a8 fc c4 9c 4b f2 e5 f0 a2 1c 00 47 c2 ab f3 32 54 0d d0 32 e1 67
+		c2 95 5d`)
 	clientBye := unhex(t, "17 03 03 00 13 c9 87 27 60 65 56 66 b7 4d 7f f1 15 3e fd 6d b6 d0 b0 e3")
 	serverBye := unhex(t, "17 03 03 00 13 b5 8f d6 71 66 eb f5 99 d2 47 20 cf be 7e fa 7a 88 64 a9")
 
@@ -182,7 +186,7 @@ func TestRFC8448(t *testing.T) {
 	}
 }
 
-// A layer costs nothing but itself while it is quiet.
+// A quiet record layer takes no memory but its own struct.
 func TestLayerSize(t *testing.T) {
 	if n := unsafe.Sizeof(tls13Layer{}); n > 136 {
 		t.Errorf("a layer is %d bytes", n)
@@ -197,7 +201,7 @@ func TestLayerSize(t *testing.T) {
 	}
 	server.cool()
 	if data, _, err := open(server, sealed(t, client, "y"), 3); string(data) != "y" || err != nil {
-		t.Errorf("behind cooling: %q, %v", data, err)
+		t.Errorf("after cooling: %q, %v", data, err)
 	}
 }
 
@@ -223,8 +227,8 @@ func TestLayerAllocations(t *testing.T) {
 	}
 }
 
-// What a peer may do wrong, and the alert that ends it; the alert is sent once, is readable, and nothing
-// goes out behind it (attacks T05, K33 to K37, K39, K40).
+// What a peer may do wrong, and the alert that ends it. The alert is sent once, can be read, and
+// nothing is sent after it (attacks T05, K33 to K37, K39, K40).
 func TestAttackT05K33K34K35K36K37K39K40Verdicts(t *testing.T) {
 	update := func(v byte) []byte { return []byte{messageKeyUpdate, 0, 0, 1, v} }
 	join := func(p ...[]byte) []byte { return bytes.Join(p, nil) }
@@ -364,7 +368,7 @@ func TestAttackT05K33K34K35K36K37K39K40Verdicts(t *testing.T) {
 		{"a fatal alert that says it is a warning", rec(typeAlert, []byte{1, 40}, 0), remote(40), ""},
 		{"an unknown alert", rec(typeAlert, []byte{1, 200}, 0), remote(200), ""},
 		{"close_notify that says it is fatal", rec(typeAlert, []byte{2, 0}, 0), "EOF", ""},
-		{"data behind close_notify", func(p *tls13Layer) []byte {
+		{"data after close_notify", func(p *tls13Layer) []byte {
 			return join(p.appendRecord(nil, typeAlert, []byte{1, 0}, 0), p.appendRecord(nil, typeApplication,
 				[]byte("late"), 0),
 				[]byte("garbage"))
@@ -393,7 +397,7 @@ func TestAttackT05K33K34K35K36K37K39K40Verdicts(t *testing.T) {
 			return sealed(t, other, "x")
 		}, local(alertBadRecordMAC), ""},
 		{"our own record", nil, local(alertBadRecordMAC), ""},
-		{"the old key behind a KeyUpdate", func(p *tls13Layer) []byte {
+		{"the old key after a KeyUpdate", func(p *tls13Layer) []byte {
 			return join(p.appendRecord(nil, typeHandshake, update(0), 0),
 				p.appendRecord(nil, typeApplication, []byte("x"), 0))
 		}, local(alertBadRecordMAC), ""},
@@ -495,10 +499,10 @@ func TestAttackT05Updates(t *testing.T) {
 	}
 }
 
-// An endless row of KeyUpdates, or one with a byte of data now and then, is ended, and gets one answer at a
-// time (attack T06).
+// KeyUpdates without end, or with a byte of data now and then, end the connection, and get one
+// answer at a time (attack T06).
 func TestAttackT06Flood(t *testing.T) {
-	for _, every := range []int{0, 1, 5, 32} { // a byte of data behind so many
+	for _, every := range []int{0, 1, 5, 32} { // a byte of data after so many
 		y, p := twins(t, tls.TLS_AES_128_GCM_SHA256)
 		room := make([]byte, maxCiphertext)
 		done, data := 0, 0
@@ -526,7 +530,7 @@ func TestAttackT06Flood(t *testing.T) {
 			limit = maxNoDataDebt + 1 // a byte is no excuse
 		}
 		if verdict(err) != local(alertUnexpectedMessage) || done != limit {
-			t.Errorf("a byte behind %d: %d KeyUpdates went through, %d bytes of data, then %v", every, done, data, err)
+			t.Errorf("a byte after %d: %d KeyUpdates went through, %d bytes of data, then %v", every, done, data, err)
 		}
 		if over := y.warm.overhead; over < (done-1)*keyUpdateOverhead {
 			t.Errorf("%d KeyUpdates count as %d bytes", done, over)
@@ -534,7 +538,7 @@ func TestAttackT06Flood(t *testing.T) {
 	}
 }
 
-// Padding and records without data are told to who limits the peer's rate (attacks K33, K34).
+// Padding and records without data are reported by TakeTLSOverhead (attacks K33, K34).
 func TestAttackK33K34Overhead(t *testing.T) {
 	y, p := twins(t, tls.TLS_AES_128_GCM_SHA256)
 	c := &Conn{tls: &tlsConn{flags: tlsSecure}}
@@ -586,8 +590,8 @@ func TestAttackK32Rekey(t *testing.T) {
 	}
 }
 
-// Whatever both ends do, in any order, no nonce comes twice under a key, and every byte arrives once and in
-// order (attacks K31, K43). TestMain's AEADs watch.
+// Whatever both ends do, in any order, no nonce is used twice under a key, and every byte arrives
+// once and in order (attacks K31, K43). The AEADs of TestMain check it.
 func TestAttackK31K43Schedules(t *testing.T) {
 	defer func(n uint64) { rekeyAfter = n }(rekeyAfter)
 	rekeyAfter = 7
@@ -597,7 +601,7 @@ func TestAttackK31K43Schedules(t *testing.T) {
 			tls.TLS_CHACHA20_POLY1305_SHA256}[seed%3]
 		ends := [2]*tls13Layer{}
 		ends[0], ends[1] = twins(t, id)
-		var wires, sent, got [2][]byte // by who wrote
+		var wires, sent, got [2][]byte // by the end that wrote
 		room := make([]byte, maxCiphertext)
 		for step := range 200 {
 			i := rnd.IntN(2)
@@ -647,7 +651,8 @@ func TestAttackK31K43Schedules(t *testing.T) {
 	}
 }
 
-// The records that crypto/tls has sealed under the new key are counted, or the connection stays where it is.
+// The records that crypto/tls has sealed under the new key are counted, or the connection stays on
+// crypto/tls.
 func TestAttackK31Count(t *testing.T) {
 	secrets := make([]byte, 64)
 	rand.Read(secrets)

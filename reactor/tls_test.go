@@ -291,7 +291,7 @@ func TestCompactClient(t *testing.T) {
 	}
 }
 
-// What does not go to our own record layer: TLS 1.2, and everything with the switch.
+// The connections that stay on crypto/tls: TLS 1.2, and all with Config.StdTLS.
 func TestCompactNot(t *testing.T) {
 	for _, c := range []struct {
 		std     bool
@@ -323,7 +323,8 @@ func TestCompactNot(t *testing.T) {
 	}
 }
 
-// A server's certificate is the one that was presented, and a key log of the owner's still gets its lines.
+// PresentedCertificate is what the server has shown, and a key log of the configuration still gets
+// its lines.
 func TestCompactPresented(t *testing.T) {
 	var log bytes.Buffer // crypto/tls has one lock for all key logs
 	h := newEnds()
@@ -406,14 +407,14 @@ func (m *mesh) end() {
 	settle(m.n)
 }
 
-// The client's last flight and what comes right behind it, cut in two at every byte: nothing is lost, doubled
-// or read as plaintext, whatever the first record is (attacks T07, K43).
+// The client's last flight and the bytes right after it, cut in two at every byte: nothing is lost,
+// doubled or read as plaintext, whatever the first record is (attacks T07, K43).
 func TestAttackT07K43EverySplit(t *testing.T) {
 	conf := serverTLS(t)
 	for _, c := range []struct {
 		name  string
 		first func(c *reactor.Conn)
-		tail  string // behind it, as it is
+		tail  string // after it, as it is
 		data  string
 		why   string
 	}{
@@ -464,7 +465,7 @@ func TestAttackT07K43EverySplit(t *testing.T) {
 	}
 }
 
-// The same byte by byte, and the server's flight to a client too, with tickets behind it.
+// The same byte by byte, and the server's flight to a client too, with tickets after it.
 func TestAttackK43Bytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, step := range []int{1, 2, 3, 5, 17, 64} {
@@ -507,7 +508,7 @@ func secured(t testing.TB) *mesh {
 	return m
 }
 
-// FIN without close_notify is told as an error, also in the middle of a record, and what that has is not
+// FIN without close_notify is an error for OnClose, also within a record, and that record is not
 // read; with close_notify it is none (attack K38).
 func TestAttackK38Truncated(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -581,8 +582,8 @@ func TestCompactQuiet(t *testing.T) {
 	})
 }
 
-// A peer that asks for KeyUpdates and reads nothing gets one answer, when it reads again; what is sent to it
-// meanwhile is sealed in the right order (attack T06).
+// A peer that asks for KeyUpdates and reads nothing gets one answer, when it reads again; data for
+// it is sealed in the right order meanwhile (attack T06).
 func TestAttackT06NoReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := secured(t)
@@ -621,7 +622,8 @@ func TestAttackT06NoReader(t *testing.T) {
 	})
 }
 
-// A handler that pauses gets what was sealed meanwhile later, once and in order; too much ends it.
+// A handler that pauses gets the records of that time later, once and in order; too many end the
+// connection.
 func TestCompactPause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := reactortest.New(1, reactor.Config{Loops: 1})
@@ -702,7 +704,7 @@ func TestAttackK39Wire(t *testing.T) {
 	})
 }
 
-// What an idle connection keeps is its own structs: nothing of crypto/tls is behind it any more.
+// An idle connection keeps only its own structs, and nothing of crypto/tls.
 func TestCompactHeap(t *testing.T) {
 	heap := func() int64 {
 		var m runtime.MemStats
@@ -757,7 +759,7 @@ func TestCompactHeap(t *testing.T) {
 	near(t, "what crypto/tls keeps", reactor.CryptoBytes, int(std-compact)-reactor.StdSize)
 }
 
-// The account of memory takes what is not ours for as much as it is.
+// ObjectSizes has the right sizes for objects of other packages.
 func TestWarmBytes(t *testing.T) {
 	const n = 1000
 	all := make([]any, n)

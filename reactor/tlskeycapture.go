@@ -9,19 +9,36 @@ import (
 	"sync"
 )
 
-// maxCapturedFlight bounds what is kept of the records that end a handshake; with more, crypto/tls stays.
+// maxCapturedFlight bounds the records that a keyCapture keeps. A server's last flight is a few kB:
+// its session tickets. With a longer flight the connection stays on crypto/tls.
 const maxCapturedFlight = 64 << 10
 
-// A takeover is what is noted during a handshake by crypto/tls, so that its connection can be detached
-// after it. For the handshake's goroutine alone.
+// A keyCapture notes, during a handshake in crypto/tls, what tls13Layer needs to continue the connection
+// after it: the two application traffic secrets (RFC 8446 section 7.1), and the records that our end has
+// written under its secret already, which tell the next sequence number.
+//
+// crypto/tls does not give out either. The secrets come through tls.Config.KeyLogWriter, the one official
+// way (attack K42: they are never written anywhere else, and are wiped). What a new version of Go may break:
+//
+//   - With other labels or another format of the key log, the capture finds no secrets, newTLS13Layer fails,
+//     and connections stay on crypto/tls.
+//   - If crypto/tls wrote a record under a secret before it logs the secret, the count of records would be
+//     too low, and nonces would be used twice, without an error here. Go 1.26 logs first. The peers in the
+//     tests, crypto/tls and OpenSSL, could not open our records then.
+//
+// It belongs to the goroutine of the handshake. memConn calls recordWritten under its mutex, on that
+// goroutine.
 type keyCapture struct {
-	client, server       [48]byte // application traffic secrets, as many bytes as are in nc and ns
+	// The client's and the server's secret, and how many bytes of each are used: 32 or 48, by the hash of
+	// the cipher suite; 0 while unknown.
+	client, server       [48]byte
 	clientLen, serverLen int
-	flight               []byte // the records that were written since both are known
-	overflowed           bool   // sent has got too long
+	flight               []byte // the records that were written since both secrets are known
+	overflowed           bool   // flight would be longer than maxCapturedFlight, and was dropped
 }
 
-// recordWritten notes records.
+// recordWritten notes p, which crypto/tls has written, if both secrets are known. k may be nil: the
+// connection stays on crypto/tls, or its handshake is over.
 func (k *keyCapture) recordWritten(p []byte) {
 	switch {
 	case k == nil || k.clientLen == 0 || k.serverLen == 0 || k.overflowed:
@@ -32,8 +49,11 @@ func (k *keyCapture) recordWritten(p []byte) {
 	}
 }
 
-// Write takes a line of the NSS key log: a label, the client's random, a secret (attack K42). The line is
-// wiped: crypto/tls has made it for us alone.
+// Write implements io.Writer for tls.Config.KeyLogWriter. crypto/tls calls it with one line of the
+// NSS key log: a label, the client random in hex, a secret in hex (attack K42). Lines with other
+// labels are ignored. The line is wiped afterwards. That is safe as long as crypto/tls makes a new
+// slice for each line, as Go 1.26 does in Config.writeKeyLog; if it shared the slice, other readers
+// of it would see zeros.
 func (k *keyCapture) Write(line []byte) (int, error) {
 	defer clear(line)
 	var dst *[48]byte
@@ -53,13 +73,15 @@ func (k *keyCapture) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
+// wipe overwrites the secrets and drops the flight.
 func (k *keyCapture) wipe() {
 	clear(k.client[:])
 	clear(k.server[:])
 	k.clientLen, k.serverLen, k.flight = 0, 0, nil
 }
 
-// keyLogWriter is k, behind the key log that a configuration has already.
+// keyLogWriter returns a writer for KeyLogWriter that gives each line to also first, if there is
+// one, and then to k. also is the key log of the operator's configuration.
 func (k *keyCapture) keyLogWriter(also io.Writer) io.Writer {
 	if also == nil {
 		return k
@@ -67,11 +89,14 @@ func (k *keyCapture) keyLogWriter(also io.Writer) io.Writer {
 	return teeKeyLog{also, k}
 }
 
+// A teeKeyLog writes each line to two writers. It writes to k last, as k wipes the line.
 type teeKeyLog struct {
 	first io.Writer
 	k     *keyCapture
 }
 
+// Write implements io.Writer. An error of the first writer ends the handshake, as it does in
+// crypto/tls.
 func (w teeKeyLog) Write(line []byte) (int, error) {
 	if _, err := w.first.Write(line); err != nil {
 		return 0, err
@@ -79,8 +104,10 @@ func (w teeKeyLog) Write(line []byte) (int, error) {
 	return w.k.Write(line)
 }
 
-// detach makes the record layer that follows a handshake; nil: crypto/tls stays. On the handshake's
-// goroutine, when it has no more to do.
+// detach returns the record layer that continues the connection after its handshake, or nil if the
+// connection stays on crypto/tls: no keys were captured, the version is not TLS 1.3, crypto/tls has
+// read a part of a record, the flight was too long, or newTLS13Layer failed. The captured keys are
+// wiped. It runs on the goroutine of the handshake, after the handshake.
 func (s *stdTLS) detach(st *tls.ConnectionState, client bool) (y *tls13Layer) {
 	k := s.mem.capture
 	if k == nil {
@@ -88,22 +115,23 @@ func (s *stdTLS) detach(st *tls.ConnectionState, client bool) (y *tls13Layer) {
 	}
 	s.mem.mu.Lock()
 	s.mem.capture = nil
-	left := s.mem.recordLeft
+	recordLeft := s.mem.recordLeft
 	s.mem.mu.Unlock()
 	defer k.wipe()
-	if st.Version != tls.VersionTLS13 || left != 0 || k.overflowed {
+	if st.Version != tls.VersionTLS13 || recordLeft != 0 || k.overflowed {
 		return nil
 	}
-	theirs, ours := k.client[:k.clientLen], k.server[:k.serverLen]
+	peerSecret, ourSecret := k.client[:k.clientLen], k.server[:k.serverLen]
 	if client {
-		theirs, ours = ours, theirs
+		peerSecret, ourSecret = ourSecret, peerSecret
 	}
-	y, _ = newTLS13Layer(client, st.CipherSuite, theirs, ours, k.flight)
+	y, _ = newTLS13Layer(client, st.CipherSuite, peerSecret, ourSecret, k.flight)
 	return y
 }
 
-// clientConfig is the configuration of a client's handshake. Who has a cache of sessions keeps
-// crypto/tls, which alone can put tickets there.
+// clientConfig returns the configuration for a client's handshake: a clone of cfg with a key
+// capture. It is cfg itself if the connection stays on crypto/tls: that was asked for, or cfg has a
+// session cache. Only crypto/tls can put tickets there, and tls13Layer drops them.
 func (s *stdTLS) clientConfig(cfg *tls.Config, stays bool) *tls.Config {
 	if stays || cfg.ClientSessionCache != nil && !cfg.SessionTicketsDisabled {
 		return cfg
@@ -114,17 +142,31 @@ func (s *stdTLS) clientConfig(cfg *tls.Config, stays bool) *tls.Config {
 	return cfg
 }
 
-// captureConfigs are the configurations of servers' handshakes, by those that StartTLS was given. One
-// serves all handshakes, as the keys that seal its tickets are its own; but when a ClientHello has come,
-// that connection gets a clone with its own key log.
+// captureConfigs holds the configurations for servers' handshakes: for each tls.Config that StartTLS was
+// given, a clone with a GetConfigForClient that adds a key capture. The clone is kept and used for all
+// handshakes, as it also has the keys that seal session tickets: with a new clone for each handshake no
+// session could be resumed. The key log of one connection must not get the secrets of another, so
+// GetConfigForClient returns a further clone, with its own key log, to each connection that offers TLS
+// 1.3.
 type captureConfigs struct {
-	mu       sync.Mutex
+	mu       sync.Mutex // guards byConfig; configurations of several loops start here
 	byConfig map[*tls.Config]*tls.Config
 }
 
-// maxConfigs bounds how many are kept; when they are forgotten, so are their tickets' keys.
+// maxConfigs bounds byConfig. A reload of certificates makes new configurations; when there are too
+// many, all clones are dropped, and with them their ticket keys.
 const maxConfigs = 1024
 
+// serverConfig returns the configuration for a server's handshake on s, and gives s a key capture;
+// it returns cfg itself if the connection stays on crypto/tls. cfg is the key of the map, so
+// callers must not make a new one for each connection. On the loop. GetConfigForClient runs on the
+// goroutine of the handshake:
+//
+//  1. It asks cfg's own GetConfigForClient, if there is one, which configuration to use.
+//  2. If the client does not offer TLS 1.3, that configuration is used as it is.
+//  3. Otherwise it is cloned, and the clone gets the key log of this connection. crypto/tls takes
+//     the ticket keys from the configuration that it was given first, even when GetConfigForClient
+//     returns another one without keys of its own (Go 1.26, Config.ticketKeys), so sessions resume.
 func (d *captureConfigs) serverConfig(s *stdTLS, cfg *tls.Config, stays bool) *tls.Config {
 	if stays {
 		return cfg
@@ -132,11 +174,11 @@ func (d *captureConfigs) serverConfig(s *stdTLS, cfg *tls.Config, stays bool) *t
 	s.mem.capture = new(keyCapture)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if c := d.byConfig[cfg]; c != nil {
-		return c
+	if clone := d.byConfig[cfg]; clone != nil {
+		return clone
 	}
-	c := cfg.Clone()
-	c.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+	clone := cfg.Clone()
+	clone.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		use := cfg
 		if cfg.GetConfigForClient != nil {
 			if other, err := cfg.GetConfigForClient(hello); err != nil {
@@ -145,17 +187,17 @@ func (d *captureConfigs) serverConfig(s *stdTLS, cfg *tls.Config, stays bool) *t
 				use = other
 			}
 		}
-		m, ok := hello.Conn.(*memConn)
-		if !ok || m.capture == nil || !slices.Contains(hello.SupportedVersions, tls.VersionTLS13) {
+		mem, ok := hello.Conn.(*memConn)
+		if !ok || mem.capture == nil || !slices.Contains(hello.SupportedVersions, tls.VersionTLS13) {
 			return use, nil
 		}
 		use = use.Clone()
-		use.KeyLogWriter = m.capture.keyLogWriter(use.KeyLogWriter)
+		use.KeyLogWriter = mem.capture.keyLogWriter(use.KeyLogWriter)
 		return use, nil
 	}
 	if d.byConfig == nil || len(d.byConfig) >= maxConfigs {
 		d.byConfig = make(map[*tls.Config]*tls.Config)
 	}
-	d.byConfig[cfg] = c
-	return c
+	d.byConfig[cfg] = clone
+	return clone
 }

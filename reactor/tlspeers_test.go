@@ -198,8 +198,8 @@ func freePort(t *testing.T) string {
 	return port
 }
 
-// Our client against OpenSSL's server, which sends its tickets behind the handshake. GnuTLS's is left out: it
-// can't be told to listen on loopback alone.
+// Our client against OpenSSL's server, which sends its tickets after the handshake. GnuTLS's server
+// is left out: it can't listen on loopback only.
 func TestPeerOpenSSLServer(t *testing.T) {
 	cert, key := files(t)
 	r, _ := serve(t, reactor.Config{Loops: 1,
@@ -213,7 +213,7 @@ func TestPeerOpenSSLServer(t *testing.T) {
 		got, updates := make(chan string, 100), 0
 		h.data = func(c *reactor.Conn, b []byte) int {
 			got <- string(b)
-			if updates++; c.Detached() && updates%4 == 0 { // it sleeps a second behind each
+			if updates++; c.Detached() && updates%4 == 0 { // it sleeps a second after each
 				c.Renew(1)
 			}
 			return len(b)

@@ -37,8 +37,8 @@ func (k *keeper) got() (string, int) {
 	return string(k.data), k.over
 }
 
-// What a peer may do wrong where crypto/tls stays, which is TLS 1.2 and the switch: it ends as with our own
-// record layer, or nothing comes of it (attack K44: K33 to K40 once more).
+// What a peer may do wrong where crypto/tls stays, with TLS 1.2 or Config.StdTLS: the connection
+// ends as with our own record layer, or nothing comes of it (attack K44: K33 to K40 once more).
 func TestAttackK44Verdicts(t *testing.T) {
 	type sealer = *reactor.Sealer
 	const fine, alive = "", "alive"
@@ -69,7 +69,7 @@ func TestAttackK44Verdicts(t *testing.T) {
 		bad        func(s sealer) []byte
 		want12     string // of TLS 1.2; "-": it is not asked
 		want13     string
-		late, over bool // data behind it are read; it is charged
+		late, over bool // data after it is read; it is charged
 	}{
 		{"16 empty records", times(16, 23, nil, 0), alive, alive, true, true},
 		{"17 empty records", times(17, 23, nil, 0), "too many ignored records", "too many ignored records", false,
@@ -161,8 +161,8 @@ func TestAttackK44Verdicts(t *testing.T) {
 	}
 }
 
-// Whoever falls silent within a record has sent no data; how much crypto/tls holds is counted, and what
-// its buffer has grown to (attack K44: K35, K38).
+// A peer that falls silent within a record has sent no data. What crypto/tls buffers is counted,
+// and the growth of its buffer, too (attack K44: K35, K38).
 func TestAttackK44Held(t *testing.T) {
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		k := newKeeper()

@@ -37,8 +37,8 @@ func (s *sink) Remote() netip.AddrPort { return netip.AddrPort{} }
 // quiet is a handler that does nothing.
 type quiet struct{ Handler }
 
-// What a turn makes dirty leaves in that turn, and asks the engine for no other: each is three system calls.
-// What it posts runs in the next one, which is asked for once.
+// Output that a turn appends leaves in that turn, and asks the engine for no other one, which would
+// be three system calls. Functions that it posts run in the next turn, which is asked for once.
 func TestATurnWritesWhatItMadeDirty(t *testing.T) {
 	e := &counting{}
 	r, err := New(Config{Loops: 1, backend: e})
@@ -81,8 +81,8 @@ type reasons struct {
 
 func (r *reasons) OnClose(_ *Conn, err error) { r.why = append(r.why, err) }
 
-// A peer that hangs up over our alert does not hide what the alert was about, whichever the loop hears of
-// first; and it ends once.
+// If a peer hangs up because of our alert, OnClose gets the error of the handshake, whichever the
+// loop sees first; and it is called once.
 func TestHandshakeErrorBeforeHangUp(t *testing.T) {
 	refused := errors.New("the certificate is another's")
 	for _, c := range []struct {
@@ -125,7 +125,7 @@ func TestHandshakeErrorBeforeHangUp(t *testing.T) {
 	}
 }
 
-// passing is a Handler that has handed its connection over.
+// passing is a Handler that has hijacked its connection.
 type passing struct {
 	reasons
 	h *hijackedConn
@@ -134,7 +134,7 @@ type passing struct {
 func (p *passing) OnOpen(*Conn)  {}
 func (p *passing) OnDrain(*Conn) { p.h.pumpToOutbox() }
 
-// What a goroutine writes while the outbox is full, but only until the end of the turn, leaves all the same.
+// A goroutine's output leaves although the outbox is full until the end of the turn.
 func TestPumpedTwiceInATurn(t *testing.T) {
 	m := NewMemory(Config{Loops: 1})
 	p := &passing{}

@@ -16,7 +16,8 @@ import (
 	"canto/reactor/reactortest"
 )
 
-// A desk is a Handler that knows those who have said so, and notes what it is given.
+// A desk is a Handler with admission: a connection is established once it has sent "known". It
+// notes its input.
 type desk struct {
 	script
 	got     []string
@@ -44,7 +45,8 @@ func (d *desk) OnAdmissionRefused(c *reactor.Conn) {
 
 func host(i int) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}) }
 
-// busy makes a loop one that somebody known uses, so that time alone fills its bucket, and empties that.
+// busy makes an established session active on the loop, so that only time fills the bucket, and
+// empties the bucket.
 func busy(n *reactortest.Net, d *desk) *reactortest.Client {
 	c := n.ConnectFrom(host(250), 0, reactor.Listener{Handler: d})
 	c.Send([]byte("known"))
@@ -55,8 +57,9 @@ func busy(n *reactortest.Net, d *desk) *reactortest.Client {
 	return c
 }
 
-// Guests wait for their cost to come back, address by address in turn; who is known does not.
-func TestAttackK26GuestsWait(t *testing.T) {
+// Unauthenticated connections wait for tokens, address by address in turn; established sessions do
+// not.
+func TestAttackK26UnauthenticatedWait(t *testing.T) {
 	d := newDesk()
 	n := reactortest.New(1, reactor.Config{Loops: 1, AdmissionBurst: 1000})
 	ln := reactor.Listener{Handler: d}
@@ -72,7 +75,7 @@ func TestAttackK26GuestsWait(t *testing.T) {
 	}
 	known.Send([]byte("chat"))
 	if len(d.got) != 1 {
-		t.Fatalf("who is known waited: %q", d.got)
+		t.Fatalf("the established session waited: %q", d.got)
 	}
 	n.Advance(50 * time.Millisecond) // 35 ms of work have come back, but a burst is 1 ms: some 34 steps
 	first := len(d.got)
@@ -86,7 +89,7 @@ func TestAttackK26GuestsWait(t *testing.T) {
 		t.Fatalf("the one of another address was number %d of %d", at, first)
 	}
 	if one.Paused() {
-		t.Error("who was let in is not read from")
+		t.Error("an admitted connection is not read from")
 	}
 	for i := range 5 { // in order, of one address
 		known.Send([]byte("chat"))
@@ -113,8 +116,9 @@ func TestAttackK26GuestsWait(t *testing.T) {
 	}
 }
 
-// In one turn no more work is begun for guests than its share, however much the bucket holds.
-func TestGuestsShare(t *testing.T) {
+// In one turn no more work of unauthenticated connections begins than its quota, however much the
+// bucket holds.
+func TestUnauthenticatedQuota(t *testing.T) {
 	d := newDesk()
 	n := reactortest.New(1, reactor.Config{Loops: 1})
 	var all []*reactortest.Client
@@ -122,7 +126,7 @@ func TestGuestsShare(t *testing.T) {
 		all = append(all, n.ConnectFrom(host(1+i%5), 0, reactor.Listener{Handler: d}))
 	}
 	for _, c := range all {
-		c.Write([]byte("step")) // all are there before the loop looks
+		c.Write([]byte("step")) // all have come before the loop runs
 	}
 	before, most := 0, 0
 	for n.RunTurn() {
@@ -135,9 +139,9 @@ func TestGuestsShare(t *testing.T) {
 	}
 }
 
-// Who finds the queue full is told, counted and closed; a quarter of it is for those whose login has
-// begun; who leaves makes room.
-func TestAttackK26GuestsRefused(t *testing.T) {
+// A connection that finds the admission queue full is refused, counted and closed. A quarter of the
+// queue is for logins that have begun. A connection that ends makes room for another.
+func TestAttackK26UnauthenticatedRefused(t *testing.T) {
 	d := newDesk()
 	var why []error
 	d.closed = func(_ *reactor.Conn, err error) { why = append(why, err) }
@@ -163,7 +167,7 @@ func TestAttackK26GuestsRefused(t *testing.T) {
 	in[3].Close(nil)
 	enter()
 	if d.refused != 1 {
-		t.Error("the place of one who left was not given again")
+		t.Error("the place of a connection that ended was not used again")
 	}
 	n.Advance(2 * reactor.TickLength)
 	if m := n.Loops()[0].Meter(); m.AdmissionRefused != 1 || m.AdmissionQueued != 0 || len(d.got) != 8 {
@@ -171,8 +175,9 @@ func TestAttackK26GuestsRefused(t *testing.T) {
 	}
 }
 
-// Whoever waits and hangs up, or is closed by its handler, is nobody's.
-func TestGuestsGone(t *testing.T) {
+// A connection that waits for admission and hangs up, or is closed by its handler, leaves the
+// queue.
+func TestUnauthenticatedGone(t *testing.T) {
 	d := newDesk()
 	n := reactortest.New(1, reactor.Config{Loops: 1, AdmissionBurst: 1000})
 	busy(n, d)
@@ -195,19 +200,20 @@ func TestGuestsGone(t *testing.T) {
 	}
 }
 
-// While few log in, being a guest costs nothing: no waiting, no memory.
-func TestGuestsAllocs(t *testing.T) {
+// While few connections log in, admission neither delays them nor allocates.
+func TestUnauthenticatedAllocs(t *testing.T) {
 	d := newDesk()
 	d.data = func(_ *reactor.Conn, p []byte) int { return len(p) }
 	n := reactortest.New(1, reactor.Config{Loops: 1})
 	c := n.Connect(0, d)
 	p := []byte("step")
 	if allocs := testing.AllocsPerRun(50, func() { c.Feed(p) }); allocs != 0 {
-		t.Errorf("%g allocations for what a guest sends", allocs)
+		t.Errorf("%g allocations for input of an unauthenticated connection", allocs)
 	}
 }
 
-// Handshakes wait in a queue of their own while as many as may are under way, and hold up nobody's next step.
+// Handshakes wait in a queue of their own while as many as may are in flight, and do not delay
+// login steps.
 func TestAttackK27HandshakesWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk()
@@ -245,7 +251,7 @@ func TestAttackK27HandshakesWait(t *testing.T) {
 		settle(n)
 		n.Advance(reactor.TickLength)
 		if talk(); secured != 1 {
-			t.Errorf("a place was free, and who waited did not get it: %d under way", n.Shaking())
+			t.Errorf("a place was free, and the queued handshake did not begin: %d under way", n.Shaking())
 		}
 		for _, c := range []*reactortest.Client{stalled[1], l.a, l.b} {
 			c.Close(nil)
@@ -258,7 +264,7 @@ func TestAttackK27HandshakesWait(t *testing.T) {
 	})
 }
 
-// What is sent ahead of a handshake's place is bounded.
+// Input of a connection that waits to begin its handshake is bounded.
 func TestHandshakeFlood(t *testing.T) {
 	d := newDesk()
 	n := reactortest.New(1, reactor.Config{Loops: 1, Handshakes: 1, AdmissionQueue: 1})
@@ -274,8 +280,9 @@ func TestHandshakeFlood(t *testing.T) {
 	n.Advance(10 * time.Second)
 }
 
-// A connection that its listener refuses, or that finds the reactor at its cap for a second, is told so and
-// closed, in plain or by an alert; at the cap it is counted, and those that leave make room.
+// A connection that Listener.Accept refuses, or that finds the reactor at its limit for a second,
+// gets the refusal and is closed, in plain or by an alert. At the limit it is counted, and
+// connections that end make room.
 func TestAttackT02K26Refusals(t *testing.T) {
 	h := new(echo)
 	var deny atomic.Bool
@@ -288,7 +295,7 @@ func TestAttackT02K26Refusals(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	told := func(addr string) string {
+	readAll := func(addr string) string {
 		c := dial(t, addr)
 		defer c.Close()
 		c.SetDeadline(time.Now().Add(20 * time.Second))
@@ -299,19 +306,19 @@ func TestAttackT02K26Refusals(t *testing.T) {
 		return string(b)
 	}
 	deny.Store(true)
-	if got := told(addr); got != "full: false" {
-		t.Errorf("a refused one was told %q", got)
+	if got := readAll(addr); got != "full: false" {
+		t.Errorf("a refused one got %q", got)
 	}
-	if got := told(secure.String()); got != "\x15\x03\x03\x00\x02\x02\x50" {
-		t.Errorf("a refused one was told %q where TLS comes first", got)
+	if got := readAll(secure.String()); got != "\x15\x03\x03\x00\x02\x02\x50" {
+		t.Errorf("a refused one got %q where TLS comes first", got)
 	}
 	deny.Store(false)
 	in := []net.Conn{dial(t, addr), dial(t, addr)}
 	for _, c := range in {
 		exchange(t, c, "in")
 	}
-	if got := told(addr); got != "full: true" || r.Refused() == 0 {
-		t.Errorf("at the cap it was told %q, and %d are counted", got, r.Refused())
+	if got := readAll(addr); got != "full: true" || r.Refused() == 0 {
+		t.Errorf("at the cap it got %q, and %d are counted", got, r.Refused())
 	}
 	in[0].Close()
 	waitFor(t, func() bool { return r.Connections() < 2 })
@@ -319,7 +326,8 @@ func TestAttackT02K26Refusals(t *testing.T) {
 	exchange(t, c, "again")
 }
 
-// What a handler says to a connection that it closes before its handshake is done does not leave in plain.
+// What a handler appends to a connection that it closes during the handshake does not leave in
+// plain.
 func TestNothingPlainInAHandshake(t *testing.T) {
 	d := newDesk()
 	n := reactortest.New(1, reactor.Config{Loops: 1})

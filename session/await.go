@@ -7,17 +7,21 @@ import (
 	"canto/session/stanza"
 )
 
-// awaitTicks is how long a request waits for its work.
+// awaitTicks is how long the sender of an awaited request waits for its answer: 30 seconds.
 const awaitTicks = 300
 
-// maxRequests is how many requests from elsewhere may wait for one entity's work.
+// maxRequests bounds the awaited requests of senders elsewhere, for one entity.
 const maxRequests = 64
 
-// Await is for the handler of an iq, of any kind of entity: it runs work on a worker and then then on the
-// loop under the entity's lock, also if the asker is gone by then, but not if the entity is. A client's
-// own stream takes no element meanwhile. A request from elsewhere can't be held back there: one of each
-// asker is under way, the next begins when it has ended. After 30 s the answer is remote-server-timeout
-// and the stream goes on; then still runs when work ends, and what it answers goes nowhere. Cold path.
+// Await is for the handler of an iq that must block, at an entity of any kind. A worker runs
+// work; then then runs on the loop under the entity's lock, even if the sender has gone, but not
+// if the entity has. Await returns the Verdict for the handler.
+//
+// A client's own stream is parked in the meantime. Requests of senders elsewhere cannot be
+// parked: one of each sender runs at a time, the others wait, and more than 64 for one entity are
+// answered with resource-constraint. After 30 seconds the sender gets remote-server-timeout, and
+// the stream continues; then still runs when work ends, but its answer is dropped. Under the
+// lock. It allocates.
 func (ev *Stanza) Await(c reactor.Class, work func() error,
 	then func(ev *Stanza, err error) Verdict) Verdict {
 	if ev.entity == nil || ev.Kind != stanza.IQ {
@@ -31,9 +35,9 @@ func (ev *Stanza) Await(c reactor.Class, work func() error,
 		return ev.Fail(stanza.ResourceConstraint)
 	}
 	transferOrigin(ev, w.ev)
-	ev.replied = true // then sees to it
+	ev.replied = true // then will answer
 	w.e.pins++
-	w.profile.pendingWork.Add(1) // until it has begun, and is counted as work
+	w.profile.pendingWork.Add(1) // until startWork, which counts it as work
 	if w.st != nil {
 		w.st.park(parkedWork)
 	}
@@ -46,7 +50,8 @@ func (ev *Stanza) Await(c reactor.Class, work func() error,
 	return Done
 }
 
-// enqueue puts w behind the requests from elsewhere that e has; false: there are too many.
+// enqueue appends w to the requests of senders elsewhere. It returns false if there are too many.
+// Under the lock.
 func (w *awaitedRequest) enqueue() bool {
 	b := w.e.ensurePending()
 	if len(b.requests) >= maxRequests {
@@ -56,20 +61,21 @@ func (w *awaitedRequest) enqueue() bool {
 	return true
 }
 
-// isFirst reports whether w is the first of its asker. Under the lock.
+// isFirst reports whether no other request of w's sender waits before it. Under the lock.
 func (w *awaitedRequest) isFirst() bool {
 	i := slices.IndexFunc(w.e.pending.requests, func(x *awaitedRequest) bool { return x.ev.From == w.ev.From })
 	return w.e.pending.requests[i] == w
 }
 
-// startWork gives w's work to a worker; false: there is no room.
+// startWork gives w's work to a worker. It returns false if the queue of the workers is full.
 func (w *awaitedRequest) startWork() bool {
 	w.started = true
 	defer w.profile.pendingWork.Add(-1)
 	return w.l.runOnWorker(w.profile, w.class, w.work, func(err error) { w.done(err) })
 }
 
-// remove ends w, which is in no worker's hands. Under the lock.
+// remove takes w off its entity, unparks its stream, and starts the sender's next request. w's
+// work must not be in flight. Under the lock.
 func (w *awaitedRequest) remove() {
 	w.e.pins--
 	if w.st != nil {
@@ -87,7 +93,8 @@ func (w *awaitedRequest) remove() {
 	}
 }
 
-// startQueued begins w, which has waited for another of its asker.
+// startQueued starts w, which has waited for another request of its sender. If the queue of the
+// workers is full, w is answered with resource-constraint. On w's loop, under no lock.
 func (w *awaitedRequest) startQueued() {
 	defer func() {
 		if w.rejected {
@@ -106,7 +113,9 @@ func (w *awaitedRequest) startQueued() {
 	w.rejected = true
 }
 
-// done goes on with w, whose work has ended. A panic in then ends that request alone, which is answered.
+// done continues with w after its work has ended with err: it calls then under the lock. If the
+// entity was deleted, the request is answered as if it had never existed. A panic in then ends
+// only this request, which is answered. On w's loop, under no lock.
 func (w *awaitedRequest) done(err error) {
 	l, e := w.l, w.e
 	l.enter()
@@ -133,8 +142,8 @@ func (w *awaitedRequest) done(err error) {
 	e.unlock(l)
 }
 
-// sameEntity reports whether the entity is the one that was asked: another may have been made at its address
-// meanwhile. Under the lock.
+// sameEntity reports whether the entity is still the one that was asked: another may have been
+// created at its address. Under the lock.
 func (w *awaitedRequest) sameEntity() bool {
 	e := w.e
 	switch {
@@ -146,12 +155,13 @@ func (w *awaitedRequest) sameEntity() bool {
 	return w.liveAtStart == nil || e.live == w.liveAtStart
 }
 
-// OnTimer answers a request whose work takes too long.
+// OnTimer answers a request with work that takes too long, and lets its stream continue. The loop's
+// timer calls it.
 func (w *awaitedRequest) OnTimer(*reactor.Loop) {
 	l := w.l
 	l.enter()
 	defer l.leave()
-	defer w.ev.finish(l) // it is answered; what then stores all the same is not its sender's any more
+	defer w.ev.finish(l) // what then stores later is no longer waited for
 	defer l.recoverPanic(newPanicFrame(l, w.ev.From, nil))
 	w.e.lock(l)
 	w.timedOut = true

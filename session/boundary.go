@@ -8,13 +8,16 @@ import (
 	"canto/session/stanza"
 )
 
-// enter and leave frame everything that comes from outside: bytes, timers, workers. leave, deferred,
-// routes the mail that it has caused.
+// enter begins the handling of something that comes from outside the kernel: input, a timer, a
+// worker's result. Each call has a deferred leave. It panics on another goroutine than the
+// loop's, in builds that check that.
 func (l *LoopRouter) enter() {
 	l.Loop.AssertOwned()
 	l.enterDepth++
 }
 
+// leave ends what enter has begun. The outermost one routes the mail that was sent in between, so
+// no entity lock may be held.
 func (l *LoopRouter) leave() {
 	defer func() { l.enterDepth-- }()
 	if l.enterDepth == 1 {
@@ -22,8 +25,8 @@ func (l *LoopRouter) leave() {
 	}
 }
 
-// Enter runs f as something that came from outside, for timers and posts of modules: mail that f causes
-// is routed when it returns. A panic ends f alone.
+// Enter runs f like something from outside: modules call it in their timers and posted functions.
+// The mail that f sends is routed when it returns. A panic ends f alone. On the loop.
 func (l *LoopRouter) Enter(f func()) {
 	l.enter()
 	defer l.leave()
@@ -31,43 +34,48 @@ func (l *LoopRouter) Enter(f func()) {
 	f()
 }
 
-// A panicFrame is what a boundary goes back to.
+// A panicFrame is the state that a panic boundary restores.
 type panicFrame struct {
 	addr         jid.JID // for the log
-	ev           *Stanza // answered, if there is one
-	depth        int     // of the loop's stack of Stanzas
-	lockedEntity *Entity // whose lock stays the caller's
+	ev           *Stanza // gets an error as its answer; nil: no stanza
+	depth        int     // of the loop's stack of stanzas
+	lockedEntity *Entity // stays locked, because the caller unlocks it; nil: none
 }
 
-func newPanicFrame(l *LoopRouter, who jid.JID, ev *Stanza) panicFrame {
-	return panicFrame{addr: who, ev: ev, depth: l.stanzas.depth}
+// newPanicFrame returns the frame of a boundary that begins now.
+func newPanicFrame(l *LoopRouter, addr jid.JID, ev *Stanza) panicFrame {
+	return panicFrame{addr: addr, ev: ev, depth: l.stanzas.depth}
 }
 
-// recoverPanic is the one boundary of panics. It is deferred around the smallest thing that can end: a stanza
-// on its way, one receiver of a broadcast, an item of an inbox, a commit, the work of a worker, a timer.
-// It counts and logs the panic and gives back the entity lock that it left behind; what is stored of that
-// entity is read again, and the rest is for its kind to say. A stanza is answered with an error, as far
-// as its type has one (RFC 6120 §8.2.3, §8.3.1).
+// recoverPanic is the panic boundary. It is deferred around the smallest thing that can fail: a
+// stanza, one recipient of a broadcast, an item of an inbox, a commit's callback, a worker's
+// result, a timer. It recovers a panic and calls handlePanic.
 func (l *LoopRouter) recoverPanic(f panicFrame) {
 	if r := recover(); r != nil {
 		l.handlePanic(r, f)
 	}
 }
 
-// recoverLocked, deferred around a function of e's kind, is boundary where the lock of e stays the caller's.
+// recoverLocked is deferred around a function of e's kind. It is a panic boundary that leaves e
+// locked, for the caller to unlock.
 func (l *LoopRouter) recoverLocked(e *Entity) {
 	if r := recover(); r != nil {
 		l.handlePanic(r, panicFrame{addr: e.addr, depth: l.stanzas.depth, lockedEntity: e})
 	}
 }
 
+// handlePanic counts and logs the panic r. If the loop holds an entity lock, the entity is
+// invalidated (it is loaded again, and its kind decides about its live state), and unlocked
+// unless the frame says otherwise. The stack of stanzas is reset, and the frame's stanza is
+// answered with an error, if its type allows one (RFC 6120 sections 8.2.3 and 8.3.1) and it has
+// no answer yet.
 func (l *LoopRouter) handlePanic(r any, f panicFrame) {
 	l.stats.Panics++
-	who := f.addr
-	if who.IsZero() && f.ev != nil {
-		who = f.ev.From
+	addr := f.addr
+	if addr.IsZero() && f.ev != nil {
+		addr = f.ev.From
 	}
-	l.Log.Error("panic in a handler", "jid", who.String(), "panic", r, "stack", string(debug.Stack()))
+	l.Log.Error("panic in a handler", "jid", addr.String(), "panic", r, "stack", string(debug.Stack()))
 	if e := l.lockedEntity; e != nil {
 		e.invalidateAfterPanic(l)
 		if e != f.lockedEntity {
@@ -81,7 +89,9 @@ func (l *LoopRouter) handlePanic(r any, f panicFrame) {
 	}
 }
 
-// invalidateAfterPanic has e read again after a panic under its lock: what was changed halfway is dropped.
+// invalidateAfterPanic invalidates e after a panic under its lock, because a change may be half
+// done, and calls EntityHandler.Failed for its live state. If that panics too the live state is
+// dropped, and with it an entity that was never stored. Under the lock.
 func (e *Entity) invalidateAfterPanic(l *LoopRouter) {
 	if e.resident == evictedMark {
 		return
@@ -89,9 +99,9 @@ func (e *Entity) invalidateAfterPanic(l *LoopRouter) {
 	if b := e.handler(); b != nil && b.Failed != nil && e.kind != 0 {
 		func() {
 			defer func() {
-				if recover() != nil { // it can't be trusted with what it has
+				if recover() != nil {
 					l.stats.Panics++
-					if e.live = nil; e.id == 0 { // and nothing of it is stored
+					if e.live = nil; e.id == 0 {
 						e.makeAbsent()
 					}
 				}
@@ -102,8 +112,9 @@ func (e *Entity) invalidateAfterPanic(l *LoopRouter) {
 	e.invalidate()
 }
 
-// runOnWorker has a worker run work, and this loop then: for modules of p, which is not unloaded
-// meanwhile. false: the queue of c has no room, and nothing is run.
+// runOnWorker lets a worker run work, and this loop then. p is the profile of the module that
+// calls: it counts as pending work, so that the module is not unloaded. It returns false if the
+// queue of c is full; then neither runs.
 func (l *LoopRouter) runOnWorker(p *Profile, c reactor.Class, work func() error, then func(err error)) bool {
 	p.pendingWork.Add(1)
 	ok := l.router.Workers.Do(c, l.Loop, work, func(err error) {
@@ -116,33 +127,36 @@ func (l *LoopRouter) runOnWorker(p *Profile, c reactor.Class, work func() error,
 	return ok
 }
 
-// RunOnWorker has a worker run work, and this loop then, as something that came from outside: for a
-// module of the host h, which stays loaded until then has returned. It reports whether the queue of c had
-// room; if not, nothing is run. On l's loop, with any lock held. Cold path.
+// RunOnWorker lets a worker run work, which may block, and then runs then on this loop, like
+// something from outside. It is for a module of the host h, which stays loaded until then has
+// returned. It returns false if the queue of c is full; then neither runs. On l's loop, with any
+// lock held. It allocates.
 func (l *LoopRouter) RunOnWorker(h *Host, c reactor.Class, work func() error,
 	then func(l *LoopRouter, err error)) bool {
 	return l.runOnWorker(h.Profile(), c, work, func(err error) { l.Enter(func() { then(l, err) }) })
 }
 
-// delayedCall runs f on a loop after a while.
+// A delayedCall is a function that a timer of a loop runs once.
 type delayedCall struct {
 	timer reactor.Timer
 	f     func()
 }
 
+// OnTimer is called by the loop.
 func (t *delayedCall) OnTimer(*reactor.Loop) { t.f() }
 
-// After runs f on the loop, as something that came from outside, after d. Cold path.
+// After runs f on the loop after d ticks, one at least, like something from outside. It cannot be
+// stopped. On the loop. It allocates.
 func (l *LoopRouter) After(d reactor.Tick, f func()) {
 	t := &delayedCall{f: func() { l.Enter(f) }}
 	l.Loop.Arm(&t.timer, l.Loop.Tick()+max(d, 1), t)
 }
 
-// runHook runs f, a call of a module under the account's lock, and keeps a panic to it: what is in memory
-// of the account is read again. ok: there was none.
+// runHook runs f, a call of a module under the account's lock. It returns false if f panics: the
+// panic is logged and the account invalidated, and the lock stays held.
 func runHook(l *LoopRouter, s *Session, f func()) (ok bool) {
 	at := newPanicFrame(l, s.jid, nil)
-	at.lockedEntity = l.lockedEntity // the caller gives it back
+	at.lockedEntity = l.lockedEntity // the caller unlocks it
 	defer l.recoverPanic(at)
 	f()
 	return true

@@ -12,7 +12,7 @@ import (
 	"canto/session/jid"
 )
 
-// The byte budgets: what a hundred thousand sessions cost is decided here.
+// The byte budgets: they decide what a hundred thousand sessions cost.
 func TestSizes(t *testing.T) {
 	for _, s := range []struct {
 		name      string

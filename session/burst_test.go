@@ -10,8 +10,8 @@ import (
 	"canto/session/sessiontest"
 )
 
-// What others send in one turn does not end the session of a client that reads: it waits until the socket
-// has what came before, and is all there, in order.
+// What other entities send in one turn does not end the session of a client that reads: it waits
+// until the socket has taken what came before, and all arrives, in order.
 func TestBurstToAReader(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{})
 	juliet := s.Login("juliet", "juliet@localhost/balcony")
@@ -49,7 +49,7 @@ func TestBurstToAReader(t *testing.T) {
 	}
 }
 
-// The presence of all contacts, which comes at a login, does not end the session.
+// The presence of all contacts, which is sent at a login, does not end the session.
 func TestPresenceAtLogin(t *testing.T) {
 	lim := session.DefaultLimits()
 	lim.Rate = 0

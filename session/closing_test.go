@@ -10,7 +10,7 @@ import (
 	"canto/session/sessiontest"
 )
 
-// endingTable are the ways in which a client's stream ends.
+// endingTable has the ways in which a client's stream ends.
 var endingTable = map[string]struct {
 	end func(c *sessiontest.Client)
 	// first: the stanza is sent after the end. What was sent before may be in a buffer of the network when the
@@ -34,12 +34,13 @@ var endingTable = map[string]struct {
 	}, false},
 }
 
-// points is in how many turns of both loops a stanza is sent, routed, delivered and answered.
+// points is the number of turns of both loops in which a stanza is sent, routed, delivered and
+// answered.
 const points = 6
 
-// eachPoint runs f with a new server for each ending of a recipient's stream, and for each distance in turns
-// between the stanza and the end. f hands the recipient and what sends the stanza to at, which returns when
-// nothing moves any more.
+// eachPoint runs f with a new server for each ending of a recipient's stream, and for each number
+// of turns between the stanza and the end. f gives the recipient, and a function that sends the
+// stanza, to at, which returns when nothing moves any more.
 func eachPoint(t *testing.T, f func(t *testing.T, s *sessiontest.Server,
 	at func(c *sessiontest.Client, send func()))) {
 	for name, e := range endingTable {
@@ -71,8 +72,8 @@ func eachPoint(t *testing.T, f func(t *testing.T, s *sessiontest.Server,
 	}
 }
 
-// A message to a resource whose stream ends meanwhile is read by its client, stored, or refused: it is never
-// lost without a word (RFC 6121 §8.5.3.2, XEP-0160).
+// A message to a resource with a stream that is ending is read by its client, stored, or refused.
+// It is never lost silently (RFC 6121 §8.5.3.2, XEP-0160).
 func TestMessageToAClosingStream(t *testing.T) {
 	for name, c := range map[string]struct {
 		stanza string
@@ -111,7 +112,8 @@ func TestMessageToAClosingStream(t *testing.T) {
 	}
 }
 
-// A message goes to the next best resource where the best one's stream is closing (RFC 6121 §8.5.2.1.1).
+// A message goes to the next best resource if the stream of the best one is closing (RFC 6121
+// §8.5.2.1.1).
 func TestMessageGoesOnToTheNextResource(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{})
 	romeo := s.Login("romeo", "romeo@localhost/orchard")
@@ -128,8 +130,8 @@ func TestMessageGoesOnToTheNextResource(t *testing.T) {
 	}
 }
 
-// A message for several resources (RFC 6121 §8.5.2.1.1) is neither lost nor doubled where one of them, or
-// all, hold it back and end.
+// A message for several resources (RFC 6121 §8.5.2.1.1) is neither lost nor doubled if some of
+// them, or all, queue it and end.
 func TestMessageForTiedResources(t *testing.T) {
 	for _, both := range []bool{false, true} {
 		s := sessiontest.New(t, sessiontest.Options{})
@@ -168,8 +170,8 @@ func TestMessageForTiedResources(t *testing.T) {
 	}
 }
 
-// Each request has one answer, also where it is for a resource whose stream ends (RFC 6120 §8.2.3),
-// unless its client has read it.
+// Each request has one answer, unless the recipient's client has read it, even if the stream of
+// the recipient ends (RFC 6120 §8.2.3).
 func TestRequestToAClosingStream(t *testing.T) {
 	eachPoint(t, func(t *testing.T, s *sessiontest.Server, at func(*sessiontest.Client, func())) {
 		romeo, juliet := s.Login("romeo", "romeo@localhost/orchard"), s.Login("juliet", "juliet@localhost/balcony")
@@ -186,7 +188,7 @@ func TestRequestToAClosingStream(t *testing.T) {
 	})
 }
 
-// A subscription request is there at the next login, wherever the stream ended (RFC 6121 §3.1.3).
+// A subscription request is there at the next login, whenever the stream ends (RFC 6121 §3.1.3).
 func TestSubscriptionRequestToAClosingStream(t *testing.T) {
 	eachPoint(t, func(t *testing.T, s *sessiontest.Server, at func(*sessiontest.Client, func())) {
 		romeo, juliet := s.Login("romeo", "romeo@localhost/orchard"), s.Login("juliet", "juliet@localhost/balcony")
@@ -201,8 +203,9 @@ func TestSubscriptionRequestToAClosingStream(t *testing.T) {
 	})
 }
 
-// What was stored is erased when a client has it, and not before: wherever its stream ends, each message is
-// read in the end, in order, and none that was sent meanwhile is lost.
+// A stored message is erased when a client has it, and not before: whenever the client's stream
+// ends, each message is read in the end, in order, and no message that was sent in the meantime
+// is lost.
 func TestStoredMessagesToAClosingStream(t *testing.T) {
 	eachPoint(t, func(t *testing.T, s *sessiontest.Server, at func(*sessiontest.Client, func())) {
 		romeo := s.Login("romeo", "romeo@localhost/orchard")
@@ -235,8 +238,8 @@ func TestStoredMessagesToAClosingStream(t *testing.T) {
 	})
 }
 
-// Roster and block list pushes, answers and presence to a session that is closing neither panic nor reach
-// another: the change is there for the next login.
+// Roster and block list pushes, answers and presence to a closing session neither panic nor reach
+// another session. The change is there at the next login.
 func TestPushesToAClosingStream(t *testing.T) {
 	eachPoint(t, func(t *testing.T, s *sessiontest.Server, at func(*sessiontest.Client, func())) {
 		one, two := s.Login("one", "juliet@localhost/one"), s.Login("two", "juliet@localhost/two")

@@ -7,8 +7,8 @@ import (
 	"canto/session/stanza"
 )
 
-// add has w wait. What is settled by now goes on in the loop's next turn: not at once, as the hooks of
-// the present stanza go on with what they have.
+// add makes w wait for its ticket. If that is settled already, w runs in the loop's next turn:
+// not at once, because the hooks of the present stanza are not done.
 func (c *commitWaiterList) add(w commitWaiter) {
 	c.waiters = append(c.waiters, w)
 	if w.ticket <= c.l.router.Committer.LastSettled() {
@@ -21,7 +21,7 @@ func (c *commitWaiterList) await(t Ticket, f func(err error)) {
 	c.add(commitWaiter{ticket: t, callback: f})
 }
 
-// lastTicket is the last ticket that something waits for.
+// lastTicket returns the greatest ticket that is waited for.
 func (c *commitWaiterList) lastTicket() (t Ticket) {
 	for _, w := range c.waiters {
 		t = max(t, w.ticket)
@@ -29,14 +29,15 @@ func (c *commitWaiterList) lastTicket() (t Ticket) {
 	return t
 }
 
-// waitsUpTo reports whether something waits for t or a ticket before it.
+// waitsUpTo reports whether t, or a ticket before it, is waited for.
 func (c *commitWaiterList) waitsUpTo(t Ticket) bool {
 	return slices.ContainsFunc(c.waiters, func(w commitWaiter) bool { return w.ticket <= t })
 }
 
-// settleAll runs, in the order in which it was added, what waited for tickets that are settled by now. It
-// stops at the first that is not: one behind that with an older ticket waits with it, no longer than
-// until the store has settled what it was given by then.
+// settleAll runs the waiters with settled tickets, in the order in which they were added. It
+// stops at the first with a ticket that is not settled. A waiter after that one with an older ticket
+// waits a little longer: until the next group of batches is settled. The committer posts it to
+// the loop after each group.
 func (c *commitWaiterList) settleAll() {
 	l := c.l
 	last := l.router.Committer.LastSettled()
@@ -50,21 +51,25 @@ func (c *commitWaiterList) settleAll() {
 		l.leave()
 	}
 	left := copy(c.waiters, c.waiters[n:])
-	// else what is settled would be kept by the array: stanzas, and what their answers need
+	// Clear the rest, or the array would keep settled stanzas in memory.
 	clear(c.waiters[left:])
 	c.waiters = c.waiters[:left]
 }
 
-// commitError is why t has failed, or the batch that made its entity; both are settled.
-func (r *Router) commitError(t, born Ticket) error {
+// commitError returns why the batch t has failed, or the batch that created its entity. Both are
+// settled.
+func (r *Router) commitError(t, creation Ticket) error {
 	err := r.Committer.Err(t)
-	if err == nil && born != 0 {
-		err = r.Committer.Err(born)
+	if err == nil && creation != 0 {
+		err = r.Committer.Err(creation)
 	}
 	return err
 }
 
-// run goes on with w, whose commit has ended with err. A panic in what was waiting ends that alone.
+// run continues after the commit of w, which has ended with err. A failed commit invalidates the
+// entity. then is called under the entity's lock, unless the entity was deleted in the meantime:
+// then the stanza is answered as if it had never existed. A panic ends only what has waited. On
+// the loop, under no lock.
 func (w commitWaiter) run(l *LoopRouter, err error) {
 	if w.st != nil {
 		defer w.st.unpark(parkedWork)
@@ -96,7 +101,7 @@ func (w commitWaiter) run(l *LoopRouter, err error) {
 	}
 	switch {
 	case w.then == nil:
-	case e.resident == evictedMark: // it was deleted meanwhile
+	case e.resident == evictedMark: // it was deleted
 		w.ev.loopRouter, w.ev.entity = l, e
 		failDeleted(w.ev)
 	default:
@@ -107,21 +112,24 @@ func (w commitWaiter) run(l *LoopRouter, err error) {
 	e.unlock(l)
 }
 
-// Commit ends an iq handler that changed memory and gave the change to the store. The client's input
-// waits until t is settled. then runs under the lock on the loop that has run the handler, which need not
-// be the stream's, also when the session is gone: with nil, and it replies; with an error, and the entity
-// is read again and the answer is an error, which [Stanza.FailCommit] gives.
+// Commit ends an iq handler that has changed memory and given the change to the store with ticket
+// t. The client's input is parked until t is settled. Then then is called, under the entity's
+// lock on the loop that ran the handler, even if the session has ended. With a nil error it
+// replies; with an error the entity was invalidated, and it calls [Stanza.FailCommit]. Commit
+// returns the Verdict for the handler. Under the lock.
 func (ev *Stanza) Commit(t Ticket, then func(ev *Stanza, err error) Verdict) Verdict {
 	return ev.awaitCommit(t, ev.stream, then, true)
 }
 
-// Stored ends the handling of a stanza that was given to the store, and that has no answer unless t fails:
-// then its sender is told, and the entity is read again. Nothing waits for it.
+// Stored ends the handling of a stanza that was given to the store with ticket t, and that has no
+// answer if t succeeds. If t fails the sender gets an error, and the entity is invalidated.
+// Nothing is parked. Under the lock.
 func (ev *Stanza) Stored(t Ticket) Verdict {
 	ev.stored = true
 	return ev.awaitCommit(t, nil, failStored, false)
 }
 
+// failStored is the callback of Stored: it answers only a failure.
 func failStored(ev *Stanza, err error) Verdict {
 	if err != nil {
 		return ev.FailCommit(err)
@@ -129,41 +137,42 @@ func failStored(ev *Stanza, err error) Verdict {
 	return Done
 }
 
-// awaitCommit is Commit; st, if there is one, takes no element until t is settled. ends: the way of ev ends
-// with then.
+// awaitCommit is Commit for a stream st, which is parked until t is settled; nil: none. settles
+// says that the callback, not the present hooks, ends the way of ev: it settles the origin then.
+// If t is settled already, then is called at once.
 func (ev *Stanza) awaitCommit(t Ticket, st *Stream, then func(ev *Stanza, err error) Verdict,
-	ends bool) Verdict {
+	settles bool) Verdict {
 	l, e := ev.loopRouter, ev.entity
-	var born Ticket
+	var creation Ticket
 	if e != nil {
 		e.ticket = max(e.ticket, t)
-		born = creationTicketOf(e)
+		creation = creationTicketOf(e)
 	}
-	ev.addWrite(t, born)
+	ev.addWrite(t, creation)
 	if t <= l.router.Committer.LastSettled() {
-		err := l.router.commitError(t, born)
+		err := l.router.commitError(t, creation)
 		if err != nil && e != nil {
 			e.invalidate()
 		}
 		return then(ev, err)
 	}
-	w := commitWaiter{ticket: t, creationTicket: born, ev: ev.Clone(), entity: e, st: st, then: then}
+	w := commitWaiter{ticket: t, creationTicket: creation, ev: ev.Clone(), entity: e, st: st, then: then}
 	if e != nil {
 		e.pins++
 	}
-	if ends {
+	if settles {
 		transferOrigin(ev, w.ev)
 	}
 	if w.st != nil {
 		w.st.park(parkedWork)
 	}
 	l.commitWaiters.add(w)
-	ev.replied = true // then sees to it
+	ev.replied = true // then will answer
 	return Done
 }
 
-// FailCommit answers ev for a commit that failed: resource-constraint for a store without room,
-// else internal-server-error.
+// FailCommit answers ev after a failed commit: with resource-constraint if the store is full,
+// else with internal-server-error.
 func (ev *Stanza) FailCommit(err error) Verdict {
 	if full, ok := err.(interface{ Full() bool }); ok && full.Full() {
 		return ev.Fail(stanza.ResourceConstraint)
@@ -171,8 +180,8 @@ func (ev *Stanza) FailCommit(err error) Verdict {
 	return ev.Fail(stanza.InternalServerError)
 }
 
-// MarkUncommitted remembers that e's memory is newer than the store until t is settled, for a change that
-// no stanza asked for. If t fails e is read again. Under the lock, on the loop of l.
+// MarkUncommitted notes that e's memory is newer than the store until t is settled, for a change
+// that no stanza has asked for. If t fails e is invalidated. Under the lock, on the loop of l.
 func (e *Entity) MarkUncommitted(l *LoopRouter, t Ticket) {
 	e.ticket = max(e.ticket, t)
 	if t <= l.router.Committer.LastSettled() && l.router.Committer.Err(t) == nil {
@@ -181,22 +190,90 @@ func (e *Entity) MarkUncommitted(l *LoopRouter, t Ticket) {
 	l.commitWaiters.add(commitWaiter{ticket: t, entity: e})
 }
 
-// maxUnsettled is how many stanzas of one stream may be open: above it nothing more is read from it.
+// An Outcome is what became of a stanza at the entity that it was for.
+type Outcome struct {
+	Delivered int  // number of sessions that took it
+	Stored    bool // it is stored for later delivery
+	Refused   bool // its sender got an error
+}
+
+// Outcome returns what became of ev so far. It is complete in phase [Record]. Under the lock.
+func (ev *Stanza) Outcome() Outcome {
+	return Outcome{Delivered: int(ev.deliveredCount), Stored: ev.stored, Refused: ev.failed}
+}
+
+// DeliveredTo reports whether s took ev. In phase [Record], under the account's lock.
+func (ev *Stanza) DeliveredTo(s *Session) bool {
+	for _, t := range ev.deliveredTo {
+		if t == s {
+			return true
+		}
+	}
+	return false
+}
+
+// Batch returns the batch for all that modules store of ev at the locked entity. The kernel
+// commits it after the hooks that run under this lock. If that fails the sender gets an error,
+// and the entity is invalidated. Its type is the store's: package storage converts it. Only in a
+// hook at an entity that is stored; else it panics.
+func (ev *Stanza) Batch() any {
+	if ev.entity == nil || ev.entity.id == 0 {
+		panic("session: Batch of what is not stored")
+	}
+	if ev.batch == nil {
+		ev.batch = ev.loopRouter.router.Committer.NewBatch(ev.entity.id)
+	}
+	return ev.batch
+}
+
+// StoredInBatch ends the handling of a stanza that was put into its Batch for later delivery. It
+// returns Done. Under the lock.
+func (ev *Stanza) StoredInBatch() Verdict {
+	ev.stored = true
+	return Done
+}
+
+// writeBatch commits the batch of ev, if there is one, for the locked entity. If it fails the
+// sender gets an error, unless ev has its answer already or will get one (RFC 6120 section
+// 8.2.3). Under the lock.
+func writeBatch(ev *Stanza) {
+	b := ev.batch
+	if b == nil {
+		return
+	}
+	then, replied := failStored, ev.replied
+	if replied {
+		then = failSilently
+	}
+	failed := ev.failed
+	ev.batch = nil
+	ev.awaitCommit(ev.loopRouter.router.Committer.Commit(b), nil, then, false)
+	if ev.failed == failed {
+		ev.replied = replied // if the stanza is forwarded, its recipient may still answer it
+	}
+}
+
+// failSilently is the callback of a batch for a stanza that has its answer.
+func failSilently(*Stanza, error) Verdict { return Done }
+
+// A stanza of a tracked stream is settled when the server has done all that it does with it, and
+// when what it made entities store is durable or has failed. A module that acknowledges stanzas
+// (XEP-0198 section 4) may acknowledge the longest settled prefix and no more: the client sends
+// the others again after a failure.
+//
+// The stanza carries its [Origin], which is a value, through its sender's inbox, to its recipient
+// and through that one's inbox. Each write that it causes there is noted by its ticket
+// (addWrite): those of [Stanza.Commit], [Stanza.Stored] and of the batch of [Stanza.Batch]. At
+// the end of the stanza's way (finish) the last of these tickets is waited for, and then the loop
+// of the stream is told once. What the stanza causes besides (broadcasts, probes, copies,
+// answers) has the same Origin, but does not settle it.
+
+// maxUnsettled bounds the unsettled stanzas of one tracked stream: at the bound the stream is
+// parked.
 const maxUnsettled = 1024
 
-// A stanza that a tracked stream has sent is settled when everything that the server does with it has
-// been done, and what it made entities store is durable or has failed. A module that acknowledges stanzas
-// (XEP-0198 §4) may say so for no more than the longest settled prefix: what was not acknowledged is sent
-// again.
-//
-// The stanza carries its [Origin], values only, through its sender's inbox, on to its recipient and
-// through that one's inbox. What an entity stores because of it is a pledge: the ticket of
-// [Stanza.Commit], [Stanza.Stored] or of the batch of phase [Record]. Where the stanza ends, the last of
-// its tickets is waited for, and the loop of its stream is told once. What it sets off (broadcasts,
-// probes, copies, answers) has the same origin and pledges nothing.
-
-// Track numbers the stanzas that st takes from now on, from 1, and has the hooks Settled called when more
-// of them are settled. On the stream's loop, once it is bound.
+// Track makes st a tracked stream: stanzas that it reads from now on are numbered from 1, and the
+// Settled hooks run when more of them are settled. On the stream's loop, after binding.
 func (st *Stream) Track() {
 	l := st.loop
 	if l.ackWindows == nil {
@@ -208,8 +285,8 @@ func (st *Stream) Track() {
 	}
 }
 
-// Settled is the number of the last stanza of st before which, itself included, all are settled; 0 for a
-// stream that is not tracked. On the stream's loop.
+// Settled returns the number up to which all stanzas of st are settled; 0 if st is not tracked.
+// On the stream's loop.
 func (st *Stream) Settled() uint32 {
 	if d := st.loop.ackWindows[st.id]; d != nil {
 		return d.settledNumber
@@ -217,7 +294,8 @@ func (st *Stream) Settled() uint32 {
 	return 0
 }
 
-// assign gives ev, which st has just read, the next number.
+// assign gives ev, which the stream has just read, the next number. It parks the stream at the
+// bound.
 func (d *ackWindow) assign(ev *Stanza) {
 	d.lastNumber++
 	d.entries = append(d.entries, ackEntry{open: true})
@@ -227,7 +305,8 @@ func (d *ackWindow) assign(ev *Stanza) {
 	}
 }
 
-// settle closes the entry of that number.
+// settle marks a stanza as settled, and advances the settled prefix if it was the oldest. err
+// says that a write of it has failed. On the stream's loop.
 func (d *ackWindow) settle(number uint32, err error) {
 	if number <= d.settledNumber || number > d.lastNumber {
 		return
@@ -255,8 +334,8 @@ func (d *ackWindow) settle(number uint32, err error) {
 	}
 }
 
-// notifySettled runs the Settled hooks. A panic ends the stream alone, whichever stanza has set them off: its
-// client can't be told what was handled any more.
+// notifySettled runs the Settled hooks. failed is how many of the newly settled stanzas have
+// failed. A panic ends the stream, because its client can no longer be told what was handled.
 func (d *ackWindow) notifySettled(failed int) {
 	st, l := d.st, d.st.loop
 	at := newPanicFrame(l, st.Peer(), nil)
@@ -273,52 +352,54 @@ func (d *ackWindow) notifySettled(failed int) {
 	}
 }
 
-// addWrite notes that ev makes an entity store something with t; born is of the batch that made the entity,
-// see [commitWaiter].
-func (ev *Stanza) addWrite(t, born Ticket) {
+// addWrite notes that ev has made an entity store something with ticket t. creation is the ticket
+// of the batch that creates the entity, 0 if that is durable.
+func (ev *Stanza) addWrite(t, creation Ticket) {
 	for ev.successor != nil {
 		ev = ev.successor
 	}
 	if ev.settlesOrigin && t > ev.lastWrite {
-		ev.lastWrite, ev.creationTicket = t, born
+		ev.lastWrite, ev.creationTicket = t, creation
 	}
 }
 
-// transferOrigin has the way of ev end where that of k does, a copy of ev that is kept for later: what k
-// stores then is a pledge too, and so is what hooks store of ev behind the one that has made k.
+// transferOrigin lets k, a copy of ev that is kept, settle the origin instead of ev. What hooks
+// store for ev after that counts for k too.
 func transferOrigin(ev, k *Stanza) {
 	if ev.settlesOrigin {
 		k.settlesOrigin, ev.settlesOrigin, ev.successor = true, false, k
 	}
 }
 
-// finish is the end of ev's way. If it carries an origin, the origin's loop is told when all that it
-// pledged is settled.
+// finish ends the way of ev. If ev settles an origin it does so, after the last write that ev has
+// caused is settled. Every Stanza that was routed is finished once; further calls do nothing. On
+// the loop of l.
 func (ev *Stanza) finish(l *LoopRouter) {
 	l.origin, l.originLoopNumber = Origin{}, 0
 	if !ev.settlesOrigin {
 		return
 	}
 	ev.settlesOrigin = false
-	origin, home := ev.origin, ev.originLoopNumber
+	origin, loopNumber := ev.origin, ev.originLoopNumber
 	if ev.lastWrite == 0 {
-		origin.settle(l, home, nil)
+		origin.settle(l, loopNumber, nil)
 		return
 	}
 	l.commitWaiters.add(commitWaiter{ticket: ev.lastWrite, creationTicket: ev.creationTicket,
 		callback: func(err error) {
-			origin.settle(l, home, err)
+			origin.settle(l, loopNumber, err)
 		}})
 }
 
-// settle has the ledger of o, which is on the loop home, settle o.
-func (o Origin) settle(l *LoopRouter, home uint16, err error) {
+// settle tells the ack window of o, on the loop with the number loopNumber, that its stanza is
+// settled. It does nothing if the stream has ended, or is not of this process.
+func (o Origin) settle(l *LoopRouter, loopNumber uint16, err error) {
 	r := l.router
-	if home == 0 || int(home) > len(r.loopRouters) || o.Stream.Node != r.Node ||
+	if loopNumber == 0 || int(loopNumber) > len(r.loopRouters) || o.Stream.Node != r.Node ||
 		o.Stream.Incarnation != r.Incarnation {
 		return
 	}
-	at := r.loopRouters[home-1]
+	at := r.loopRouters[loopNumber-1]
 	f := func() {
 		if d := at.ackWindows[o.Stream.ID]; d != nil {
 			d.settle(o.Number, err)
@@ -330,67 +411,3 @@ func (o Origin) settle(l *LoopRouter, home uint16, err error) {
 	}
 	at.Loop.Post(func() { at.Enter(f) })
 }
-
-// An Outcome is what became of a stanza at the entity that it has arrived at.
-type Outcome struct {
-	Delivered int  // sessions that have it, or hold it back for their client
-	Stored    bool // it is stored for later
-	Refused   bool // its sender is told that it was not delivered
-}
-
-// Outcome is what became of ev so far; it is complete in phase [Record].
-func (ev *Stanza) Outcome() Outcome {
-	return Outcome{Delivered: int(ev.deliveredCount), Stored: ev.stored, Refused: ev.failed}
-}
-
-// DeliveredTo reports whether s has ev. In phase [Record], under the account's lock.
-func (ev *Stanza) DeliveredTo(s *Session) bool {
-	for _, t := range ev.deliveredTo {
-		if t == s {
-			return true
-		}
-	}
-	return false
-}
-
-// Batch is what all modules store of ev at the entity whose lock is held: one batch, which is given to
-// the store after the hooks that run under this lock. If it fails, the sender is told and the entity is
-// read again. What it is, the store says: package storage has it by its type. In a hook of a chain of
-// an entity that is stored; elsewhere it panics.
-func (ev *Stanza) Batch() any {
-	if ev.entity == nil || ev.entity.id == 0 {
-		panic("session: Batch of what is not stored")
-	}
-	if ev.batch == nil {
-		ev.batch = ev.loopRouter.router.Committer.NewBatch(ev.entity.id)
-	}
-	return ev.batch
-}
-
-// StoredInBatch ends the handling of a stanza that was put into its Batch, to be delivered later: see
-// [Stanza.Stored].
-func (ev *Stanza) StoredInBatch() Verdict {
-	ev.stored = true
-	return Done
-}
-
-// writeBatch gives the batch of ev, if there is one, to the store, for the entity whose lock is held. If
-// it fails the sender is told, unless it has an answer already, or the promise of one (RFC 6120 §8.2.3).
-func writeBatch(ev *Stanza) {
-	b := ev.batch
-	if b == nil {
-		return
-	}
-	then, replied := failStored, ev.replied
-	if replied {
-		then = failSilently
-	}
-	failed := ev.failed
-	ev.batch = nil
-	ev.awaitCommit(ev.loopRouter.router.Committer.Commit(b), nil, then, false)
-	if ev.failed == failed {
-		ev.replied = replied // where the stanza goes on, what comes next may answer it
-	}
-}
-
-func failSilently(*Stanza, error) Verdict { return Done }

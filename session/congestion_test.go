@@ -11,10 +11,10 @@ import (
 	"canto/session/stanza"
 )
 
-// A stanza to clients that do not take what they are sent costs its sender's rate about 16 times its own
-// bytes, however many they are, and whether they are served at once or as a broadcast of several turns.
-// One whose contacts take what they are sent pays for its own bytes, and a little for the copies. (A
-// sender has a burst, and once more what it has earned since it logged in.)
+// A stanza to congested clients costs its sender's rate about 16 times its own bytes, however
+// many the clients are, and whether they are served at once or by a fan-out of several turns. A
+// sender with contacts that read pays for its own bytes, and a little for the copies. (A sender
+// has a burst, and what it has earned since it logged in.)
 func TestPriceOfCrowds(t *testing.T) {
 	for _, c := range []struct {
 		contacts    int

@@ -9,9 +9,9 @@ import (
 	"canto/session/storage"
 )
 
-// What waits for an account that is deleted meanwhile is answered as for an address without an account,
-// and does not bring it back; the next account of its name is in the table, and has no session of the
-// first.
+// What waits for an account that is deleted in the meantime is answered as for an address without
+// an account, and does not bring the account back. The next account of its name is in the table,
+// and has no session of the first.
 func TestDeletedWhileStanzasWait(t *testing.T) {
 	for _, again := range []bool{false, true} {
 		s := sessiontest.New(t, sessiontest.Options{})

@@ -9,16 +9,18 @@ import (
 	"canto/session/stanza"
 )
 
-// sessionStreamEnded is called when ref, the last stream of s, has ended by why, or was none and s has
-// ended at rest. What follows needs the resident set, for those who are to be told: it is asked for again
-// until the store has it. tries is how often it was asked for already.
+// sessionStreamEnded is called when ref, the stream of s, has ended for the reason why, or with a
+// zero ref when a hibernating session is to end. The end needs the account's resident set, for
+// the contacts that are told: if the store cannot read it the end is tried again later, at most
+// maxUnbindTries times. tries is how often it was tried before. It does nothing if s has another
+// stream by now, or was removed. On l's loop, under no lock.
 func sessionStreamEnded(l *LoopRouter, s *Session, ref StreamRef, why Ending, tries int) {
 	l.WithAccount(s.account.host, s.account.addr, func(l *LoopRouter, a *Account, exists bool, err error) {
 		if a == nil || a != s.account || s.stream != ref || a.sessionIndex(s) < 0 {
-			return // it has ended, or was taken over
+			return
 		}
 		if now, _ := s.endedBy(); s.hibernating() && now == notEnded {
-			return // it was taken over, and rests again
+			return // it was resumed in the meantime, and hibernates again
 		}
 		s.setEnding(why)
 		switch {
@@ -36,16 +38,17 @@ func sessionStreamEnded(l *LoopRouter, s *Session, ref StreamRef, why Ending, tr
 	})
 }
 
-// endSession is where the end of a stream, or a decision, becomes one of the session: by what has ended it, s
-// rests, if a hook of Hooks.Hibernate keeps it, or is removed. It is the only place, but for a session whose
-// account can't be read for good: sessionStreamEnded removes that. It may be called twice.
+// endSession decides what the end of a stream, or a decision, means for the session s: by the row
+// of its Ending in endingTable, s hibernates if a hook of Hooks.Hibernate keeps it, or it is
+// removed. It is the only place that decides, except for accounts that are unreadable for good
+// (sessionStreamEnded). It may be called twice. Under the account's lock.
 func (a *Account) endSession(l *LoopRouter, s *Session, why Ending) {
 	if a.sessionIndex(s) < 0 {
 		return
 	}
-	if endingTable[s.setEnding(why)].rests {
+	if endingTable[s.setEnding(why)].mayHibernate {
 		kept, ok := askHibernate(l, s)
-		if !ok { // its account is read again, and then it ends
+		if !ok { // the panic has invalidated the account: it is loaded first, then s ends
 			s.setEnding(hookFailed)
 			ref := s.stream
 			l.Loop.Post(func() { l.Enter(func() { sessionStreamEnded(l, s, ref, hookFailed, 0) }) })
@@ -58,7 +61,8 @@ func (a *Account) endSession(l *LoopRouter, s *Session, why Ending) {
 	a.removeSession(l, s)
 }
 
-// askHibernate asks whether a module keeps s; ok: none has panicked.
+// askHibernate runs the Hibernate hooks. kept is true if one of them keeps s; ok is false if one
+// has panicked. Under the account's lock.
 func askHibernate(l *LoopRouter, s *Session) (kept, ok bool) {
 	ok = runHook(l, s, func() {
 		links := s.account.host.Profile().Hooks.Hibernate.hooks
@@ -69,22 +73,32 @@ func askHibernate(l *LoopRouter, s *Session) (kept, ok bool) {
 	return kept && ok, ok
 }
 
-// hibernate leaves s without a stream: what is sent to it is held back, within limits. The Rested hooks run
-// after it. false: it was decided meanwhile that s ends.
+// hibernate takes the stream from s: what is sent to it is queued from now on, within the bounds
+// of its outbox. Then it runs the Hibernated hooks. It returns false if s was ended by a decision
+// in the meantime. Under the account's lock.
 func (a *Account) hibernate(l *LoopRouter, s *Session) bool {
 	s.endSources(l, StreamEnded)
 	if !s.setWire(&hibernatingWire{s.wire.Loop(), s}, StreamRef{}) {
 		return false
 	}
 	if !runHook(l, s, func() { runSessions(&a.host.Profile().Hooks.Hibernated, l, s) }) {
-		s.close(ErrInternal, hookFailed) // it might rest for ever
+		s.close(ErrInternal, hookFailed) // or s might hibernate for ever
 	}
 	return true
 }
 
-// removeSession takes s, which has ended, out of the account: hooks are given what it had not sent, and the
-// Unbound hooks run while it is still in the list. Messages and iqs that no hook has taken over are
-// routed again, as to a resource that is not there. A panic in a hook does not keep s in the list.
+// removeSession removes s, which has ended, from its account. Its steps:
+//
+//   - The unsent elements are taken out of the outbox. If the account was deleted they are
+//     answered with an error.
+//   - Else the Unsent hooks may take them over, to store them, say. The Unbound hooks run,
+//     while s is still in the list: contacts see it leave.
+//   - s leaves the list and loses its wire, and the end is counted.
+//   - Its sources end.
+//   - The messages and iqs that no hook has taken over are routed again, as if the resource
+//     did not exist, before newer stanzas.
+//
+// A panic in a hook does not keep s in the list. Under the account's lock.
 func (a *Account) removeSession(l *LoopRouter, s *Session) {
 	why, _ := s.endedBy()
 	row := endingTable[why]
@@ -95,7 +109,7 @@ func (a *Account) removeSession(l *LoopRouter, s *Session) {
 		}
 		list = nil
 	}
-	if a.warm() && a.resident.exists { // an account that was deleted has nothing for hooks to look at
+	if a.warm() && a.resident.exists { // hooks need the resident set
 		list = runUnsent(l, s, list)
 		runHook(l, s, func() { runSessions(&a.host.Profile().Hooks.Unbound, l, s) })
 	}
@@ -112,14 +126,14 @@ func (a *Account) removeSession(l *LoopRouter, s *Session) {
 	}
 	a.lastUsed = l.Loop.Tick()
 	s.endSources(l, SessionEnded)
-	if late := s.takeUnsent(); !row.bounces { // what its hooks have said to it
+	if late := s.takeUnsent(); !row.bounces { // what hooks have sent to it since
 		list = append(list, late...)
 	}
 	a.mailbox().pushFront(l, list)
 }
 
-// runUnsent runs the Unsent hooks of s, and returns what none has taken over. One that panics has taken
-// over nothing.
+// runUnsent gives the unsent elements of s to the Unsent hooks, one hook after the other, and
+// returns those that none has taken over. A hook that panics has taken over nothing.
 func runUnsent(l *LoopRouter, s *Session, list []queuedElement) (left []queuedElement) {
 	hooks := s.account.host.Profile().Hooks.Unsent.hooks
 	if len(list) == 0 || len(hooks) == 0 {
@@ -138,11 +152,12 @@ func runUnsent(l *LoopRouter, s *Session, list []queuedElement) (left []queuedEl
 	return left
 }
 
-// ExpireSession ends s, which a module had kept at rest. Under the account's lock.
+// ExpireSession ends s, a hibernating session, for the module that has kept it. Under the
+// account's lock.
 func (a *Account) ExpireSession(l *LoopRouter, s *Session) { a.endSession(l, s, expired) }
 
-// displaceHibernating ends the session that has rested and was bound before all others that rest, to make
-// room; false: none does.
+// displaceHibernating ends one hibernating session, the first in the order of binding, to make
+// room for a new one. It returns false if there is none. Under the account's lock.
 func (a *Account) displaceHibernating(l *LoopRouter) bool {
 	for _, s := range a.sessions {
 		if s.hibernating() {
@@ -153,8 +168,9 @@ func (a *Account) displaceHibernating(l *LoopRouter) bool {
 	return false
 }
 
-// endSessions ends all sessions of a, at once, or, where its resident set could not be read, when that
-// can be.
+// endSessions ends all sessions of a, for the reason why, and sends their clients err. read is
+// false if the resident set could not be read: then each session ends when its stream has closed
+// and the set can be read. Under the account's lock.
 func (a *Account) endSessions(l *LoopRouter, err error, why Ending, read bool) {
 	for _, s := range slices.Clone(a.sessions) {
 		s.close(err, why)
@@ -164,26 +180,30 @@ func (a *Account) endSessions(l *LoopRouter, err error, why Ending, read bool) {
 	}
 }
 
-// endDeleted ends the sessions of an account that was deleted. What they hold back is for no one else of that
-// name.
+// endDeleted ends the sessions of an account that was deleted. Their unsent stanzas are answered
+// with errors: a new account of the same name must not get them. Under the lock.
 func (a *Account) endDeleted(l *LoopRouter) { a.endSessions(l, ErrNotAuthorized, deleted, true) }
 
-// Close has the session removed from its account, which has no stream whose end would do it. Why it ends
-// was said before; where it was not, it has expired. Any goroutine.
+// Close removes the session from its account, as there is no stream that would do it.
+// The reason was noted in Session.ending before; if not, the session has expired. Any goroutine.
 func (r *hibernatingWire) Close(error) {
 	r.l.Loop.Post(func() { r.l.Enter(func() { sessionStreamEnded(r.l, r.s, StreamRef{}, expired, 0) }) })
 }
 
-// Errors of Bind.
+// Errors of Account.Bind.
 var (
+	// ErrResourceConflict: another session has the resource, and keeps it.
 	ErrResourceConflict = errors.New("session: the resource is in use")
-	ErrResourceLimit    = errors.New("session: the account has as many resources as it may")
+	// ErrResourceLimit: the account has as many sessions as it may, and none of them hibernates.
+	ErrResourceLimit = errors.New("session: the account has as many resources as it may")
 )
 
-// Bind makes the Session of st. Of two with one resource the older is ended with the stream error
-// conflict, and its unavailable presence sent, before the newer is in the list, unless keepOlder, which
-// makes it ErrResourceConflict. Where the account has as many resources as it may, one that rests gives
-// way. Hooks run when Ready is called.
+// Bind makes the session of st with the full JID. If another session has the resource that is
+// ended first, with the stream error conflict and unavailable presence to its contacts; with
+// keepOlder Bind returns ErrResourceConflict instead. If the account has as many sessions as it
+// may, a hibernating one is ended, or Bind returns ErrResourceLimit. The new session is in the
+// account's list, and hooks run, only after [Account.AddSession]. Under the account's lock, on
+// st's loop.
 func (a *Account) Bind(st Negotiation, full jid.JID, keepOlder bool) (*Session, error) {
 	l := st.loop
 	if old := a.Resource(full); old != nil {
@@ -203,8 +223,9 @@ func (a *Account) Bind(st Negotiation, full jid.JID, keepOlder bool) (*Session, 
 	return s, nil
 }
 
-// AddSession puts s, made by Bind, into the list and runs the Bound hooks; st is bound from now on. What
-// must reach the client before any stanza is sent in between.
+// AddSession puts s, which Bind has made, into the account's list, binds st to it, and runs the
+// Bound hooks. The result of the bind must be sent to the client between Bind and AddSession,
+// because stanzas may follow at once. Under the account's lock, on st's loop.
 func (a *Account) AddSession(st Negotiation, s *Session) {
 	a.sessions = append(a.sessions, s)
 	st.sess, st.negotiation = s, nil
@@ -214,10 +235,11 @@ func (a *Account) AddSession(st Negotiation, s *Session) {
 	runSessions(&a.host.Profile().Hooks.Bound, st.loop, s)
 }
 
-// Attach hangs the stream of w under s, a session that rests or whose stream is superseded, which has its
-// traits from then on, and sends what was held back (resumption, XEP-0198 §5), behind what the Resumed
-// hooks send and pull. false: s has ended, or is about to: its client has logged out, or it is to end
-// although a stream takes it over.
+// Attach gives s, which hibernates or has another stream, the wire w of the stream ref
+// (resumption, XEP-0198 section 5). The former stream is closed with the error conflict. The
+// Resumed hooks run: what they send and pull comes first, then the queue is flushed. It returns
+// false if s was removed, or will be: its client has logged out, or a decision has ended it.
+// Under the account's lock.
 func (a *Account) Attach(l *LoopRouter, s *Session, w Wire, ref StreamRef, traits Traits) bool {
 	if _, over := s.endedBy(); over || a.sessionIndex(s) < 0 {
 		return false
@@ -231,23 +253,24 @@ func (a *Account) Attach(l *LoopRouter, s *Session, w Wire, ref StreamRef, trait
 		return false
 	}
 	if !runHook(l, s, func() { runSessions(&a.host.Profile().Hooks.Resumed, l, s) }) {
-		s.close(ErrInternal, hookFailed) // it has not all that it needs
+		s.close(ErrInternal, hookFailed)
 		return true
 	}
 	out := s.lockOutbox()
 	if s.outbox != nil {
-		out.requestDrain() // and then it gets what was held back
+		out.requestDrain() // the drain flushes the queue
 	}
 	out.unlock()
 	return true
 }
 
-// setWire gives s another wire: what has ended its former stream is over. false: s itself has ended, see
-// [Session.Close], and keeps what it has. Under the account's lock.
+// setWire gives s another wire and stream, and clears the end of the former stream. It returns
+// false, and changes nothing, if s is to end although it has a new stream: by a decision, or
+// because its client has logged out. Under the account's lock.
 func (s *Session) setWire(w Wire, ref StreamRef) (ok bool) {
 	out := s.lockOutbox()
 	defer out.unlock()
-	if s.ending != notEnded && !endingTable[s.ending].rests {
+	if s.ending != notEnded && !endingTable[s.ending].mayHibernate {
 		return false
 	}
 	s.wire, s.stream, s.ending = w, ref, notEnded
@@ -258,7 +281,8 @@ func (s *Session) setWire(w Wire, ref StreamRef) (ok bool) {
 	return true
 }
 
-// Resume hangs st under s, as Attach does, and makes st a bound stream; false: Attach said so.
+// Resume attaches st to s, as [Account.Attach] does, and makes st a bound stream. It returns
+// false if Attach does. Under the account's lock, on st's loop.
 func (a *Account) Resume(st Negotiation, s *Session) bool {
 	if !a.Attach(st.loop, s, st.transport, st.ref(), st.traits) {
 		return false
@@ -269,13 +293,14 @@ func (a *Account) Resume(st Negotiation, s *Session) bool {
 	return true
 }
 
-// Kick ends all sessions of an account with a stream error, from any goroutine. A stream that has logged
-// in and not bound is closed when it binds.
+// Kick ends all sessions of an account, with the stream error reason. A stream that has logged in
+// but not bound is closed when it binds, because the revocation epoch has changed. Any goroutine;
+// the sessions end later, on the account's home loop.
 func (r *Router) Kick(bare jid.JID, reason error) {
 	r.Table.revoke(bare)
 	a, ok := r.Table.LookupAccount(bare)
 	if !ok {
-		return // it has no session: an account with one is in memory
+		return // an account with a session is in memory
 	}
 	l := r.homeLoop(bare)
 	l.Loop.Post(func() {
@@ -287,4 +312,60 @@ func (r *Router) Kick(bare jid.JID, reason error) {
 			})
 		})
 	})
+}
+
+// Close ends st: the peer is sent the stream error err, or only the end tag if err is nil. As the
+// client has not logged out, its session may hibernate. Further calls do nothing. On the stream's
+// loop.
+func (st *Stream) Close(err error) { st.endStream(err, endingOf(err)) }
+
+// endStream is Close with the reason why. It notes the reason in the session, and closes the
+// transport; the rest is done when the connection has closed ([Stream.OnClosed]).
+func (st *Stream) endStream(err error, why Ending) {
+	st.loop.Loop.AssertOwned()
+	if st.state == Closing {
+		return
+	}
+	countClose(st.loop, err)
+	if st.bits&bitHeader == 0 {
+		// RFC 6120 section 4.9.1.2: a stream error needs a header before it.
+		st.openHeader()
+	}
+	st.state, st.ending = Closing, why
+	if st.sess != nil {
+		st.sess.streamClosing(st.ref(), why)
+	}
+	st.transport.Close(err)
+}
+
+// countClose counts err, if it is a stream error, by its condition.
+func countClose(l *LoopRouter, err error) {
+	if se, ok := err.(*StreamError); ok {
+		c := se.Condition
+		if _, ok := streamErrorConditions[c]; !ok {
+			c = "undefined-condition"
+		}
+		l.stats.StreamErrors[c]++
+		if se == errSlowReader {
+			l.stats.Limits["outbox"]++
+		}
+	}
+}
+
+// openHeader sends our stream header.
+func (st *Stream) openHeader() {
+	var from jid.JID
+	if st.host != nil {
+		from = st.host.JID
+	}
+	id := ""
+	if st.loop.router.StreamID != nil {
+		id = st.loop.router.StreamID()
+	}
+	st.bits |= bitHeader
+	var to jid.JID
+	if st.negotiation != nil {
+		to = st.negotiation.claimedFrom
+	}
+	st.transport.Open(from, to, id, "en")
 }

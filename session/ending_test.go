@@ -20,10 +20,10 @@ import (
 	"canto/session/store/storetest"
 )
 
-// An ended is one row of the table of endings in session.txt.
+// An ended is one row of the table in session.txt.
 type ended struct{ by, told, rests, unsent, contacts, counted string }
 
-// endingsTable is the table of session.txt.
+// endingsTable reads the table of session.txt.
 func endingsTable(t *testing.T) (rows []ended) {
 	t.Helper()
 	text, err := os.ReadFile("session.txt")
@@ -42,7 +42,8 @@ func endingsTable(t *testing.T) (rows []ended) {
 	return rows
 }
 
-// An endingCase is a server on which juliet's session, which a module keeps at rest if it is asked, is ended.
+// An endingCase is a server on which juliet's session is ended. A module keeps the session
+// hibernating if it is asked.
 type endingCase struct {
 	*sessiontest.Server
 	t                    *testing.T
@@ -50,7 +51,8 @@ type endingCase struct {
 	resumed              *sessiontest.Client // the stream that had taken the session over; nil: none
 }
 
-// Each ending of juliet's session, by its name in session.txt, through the door that it comes by.
+// endingsBy has, for each name of an ending in session.txt, a function that ends juliet's session
+// so.
 var endingsBy = map[string]func(c *endingCase){
 	"logged-out": func(c *endingCase) { c.write(c.juliet, "</stream:stream>") },
 	"peer-error": func(c *endingCase) {
@@ -65,7 +67,7 @@ var endingsBy = map[string]func(c *endingCase){
 	},
 	"slow-reader": func(c *endingCase) {
 		c.juliet.Conn().SetWindow(0)
-		for range 12 { // behind 1 MiB on the wire's side and as much that the session holds back
+		for range 12 { // after 1 MiB on the wire and as much in the queue
 			c.write(c.romeo, message("juliet@localhost/x", "flood"+strings.Repeat("x", 250_000)))
 		}
 	},
@@ -113,7 +115,7 @@ func message(to, body string) string {
 	return "<message to='" + to + "' type='chat'><body>" + body + "</body></message>"
 }
 
-// write has the server read text, and all follow that does not need time.
+// write sends text to the server and runs everything that follows without a timer.
 func (c *endingCase) write(from *sessiontest.Client, text string) {
 	from.Conn().Write([]byte(text))
 	c.turns()
@@ -129,7 +131,7 @@ func (c *endingCase) lose() {
 	c.turns()
 }
 
-// session is juliet's; nil if there is none.
+// session returns juliet's session; nil if there is none.
 func (c *endingCase) session() *session.Session {
 	a, ok := c.Router.Table.LookupAccount(c.juliet.Bare())
 	if !ok {
@@ -142,7 +144,7 @@ func (c *endingCase) session() *session.Session {
 	return a.Resource(full)
 }
 
-// resume logs in and takes juliet's session over.
+// resume logs in on another connection and resumes juliet's session.
 func (c *endingCase) resume(name string) *sessiontest.Client {
 	next := c.login(name)
 	next.Send(resume("x"))
@@ -150,14 +152,14 @@ func (c *endingCase) resume(name string) *sessiontest.Client {
 	return next
 }
 
-// login is another connection of juliet's, without a session.
+// login opens another connection of juliet's, without a session.
 func (c *endingCase) login(name string) *sessiontest.Client {
 	next := c.Authenticate(name, "juliet@localhost", 2)
 	return next
 }
 
-// left reports whether nurse, whom juliet has sent directed presence, has seen her leave since it was
-// last asked.
+// left reports whether nurse has seen juliet leave since the last call. juliet has sent nurse
+// directed presence.
 func (c *endingCase) left() bool {
 	return strings.Contains(string(c.nurse.Conn().Take()), "type='unavailable'")
 }
@@ -175,7 +177,8 @@ func (c *endingCase) ended(by string) (n uint64) {
 
 func newEnding(t *testing.T, by string) *endingCase { return newEndingOn(t, by, true, nil) }
 
-// newEndingOn is newEnding on a store that may fail; kept: a module keeps juliet's session at rest.
+// newEndingOn is newEnding on a store that may fail. With kept a module keeps juliet's session
+// hibernating.
 func newEndingOn(t *testing.T, by string, kept bool, fault store.Fault) *endingCase {
 	lim := session.DefaultLimits()
 	lim.Rate, lim.ResourcesPerAccount = 0, 4
@@ -204,13 +207,14 @@ func newEndingOn(t *testing.T, by string, kept bool, fault store.Fault) *endingC
 	return c
 }
 
-// restedBefore are the endings of a session that rests: without a module that keeps it there is none.
+// restedBefore lists the endings of a hibernating session: without a module that keeps it there
+// is none.
 var restedBefore = []string{"overflow", "expired", "displaced", "failed"}
 
-// The table of session.txt, row by row, with a module that keeps every session that it is asked about,
-// and without one, where a row that says that it may rest is one of a session that ends: what the client
-// is told, whether the session rests, when contacts see it leave (RFC 6121 §4.5.2), what becomes of what
-// it had not sent, what is counted. Only a peer's end tag or stream error is a logout (XEP-0198 §5).
+// TestEndings holds each row of the table in session.txt, with a module that keeps every session
+// and without one (then a session that may hibernate ends): what the client is told, whether the
+// session hibernates, when contacts see it leave (RFC 6121 §4.5.2), what becomes of unsent
+// elements, what is counted. Only a peer's end tag or stream error is a logout (XEP-0198 §5).
 func TestEndings(t *testing.T) {
 	rows := endingsTable(t)
 	for by := range endingsBy {
@@ -241,7 +245,7 @@ func TestEndings(t *testing.T) {
 	}
 }
 
-// open ends a session whose client reads.
+// open ends a session with a client that reads.
 func (row ended) open(t *testing.T, kept bool, do func(c *endingCase)) {
 	c := newEndingOn(t, row.by, kept, nil)
 	do(c)
@@ -316,8 +320,8 @@ func (c *endingCase) counted(row ended) {
 	}
 }
 
-// clogged ends a session with something to send, whose connection can't be closed before five seconds
-// have passed.
+// clogged ends a session with unsent elements. Its connection cannot be closed before five
+// seconds have passed.
 func (row ended) clogged(t *testing.T, kept bool, do func(c *endingCase)) {
 	c := newEndingOn(t, row.by, kept, nil)
 	if row.by == "failed" { // it rests with what it has to send, and the connection is that which resumes it
@@ -392,7 +396,7 @@ func (row ended) clogged(t *testing.T, kept bool, do func(c *endingCase)) {
 	}
 }
 
-// What a stream still sends of which another has taken the session over is dropped, and counted; the
+// Stanzas of a stream that has lost its session to another stream are dropped and counted. The
 // session has the traits of its new stream (XEP-0198 §5: the former stream is closed).
 func TestTakenOver(t *testing.T) {
 	c := newEnding(t, "")
@@ -432,7 +436,8 @@ func TestTakenOver(t *testing.T) {
 	}
 }
 
-// take hangs st's connection under juliet's session, with traits, as a module does that resumes sessions.
+// take attaches st's connection to juliet's session, with traits, as a module does that resumes
+// sessions.
 func (c *endingCase) take(st *session.Stream, traits session.Traits) (ok bool) {
 	host, _ := c.Router.Table.Host("localhost")
 	l := st.LoopRouter()
@@ -448,8 +453,8 @@ func (c *endingCase) take(st *session.Stream, traits session.Traits) (ok bool) {
 	return ok
 }
 
-// A session that a decision has ended, and that could not be unbound yet as its account can't be read, is
-// taken over by no stream: not even by one that has logged in since, with the new password.
+// A session that a decision has ended, but that is not removed yet because its account cannot be
+// read, cannot be resumed: not even by a stream that has logged in since, with the new password.
 func TestKickedIsNotTakenOver(t *testing.T) {
 	for _, by := range []string{"kicked", "logged-out"} {
 		c := newEnding(t, "")
@@ -474,8 +479,8 @@ func TestKickedIsNotTakenOver(t *testing.T) {
 	}
 }
 
-// A session that rests, and is ended while its account can't be read, ends when that can be: its contacts
-// see it leave (RFC 6121 §4.5.2), as they do where it has a connection.
+// A hibernating session that is ended while its account cannot be read ends when the account can
+// be read. Contacts see it leave (RFC 6121 §4.5.2), as for a session with a connection.
 func TestKickedAtRest(t *testing.T) {
 	var flaky storetest.Flaky
 	c := newEndingOn(t, "", true, flaky.Fault)
@@ -501,8 +506,8 @@ func TestKickedAtRest(t *testing.T) {
 	}
 }
 
-// A session that is ended by a module or an operator while it is being detached, or resumed, ends: that
-// is not forgotten as its former stream is.
+// A session that a module or an operator ends while it loses its stream, or while it is resumed,
+// ends: the decision is not cleared with the end of its former stream.
 func TestEndedMeanwhile(t *testing.T) {
 	for _, at := range []string{"Rest", "Attach"} {
 		t.Run(at, func(t *testing.T) {
@@ -551,7 +556,7 @@ func TestEndedMeanwhile(t *testing.T) {
 	}
 }
 
-// An endless is a source that never has anything, and calls end when it ends.
+// An endless is a source that never has an element and that calls end when it ends.
 type endless struct{ end func() }
 
 func (*endless) Next(*session.LoopRouter, *session.Session) (p session.OutboundStanza,

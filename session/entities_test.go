@@ -9,7 +9,8 @@ import (
 	"canto/session/jid"
 )
 
-// A set of entities is a map from address to entity, whatever comes and goes, and it shrinks again.
+// An entityMap behaves like a map from address to entity, and it shrinks when entities are
+// removed.
 func TestEntities(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var s entityMap

@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// An envelope means the same on another loop, later, and one day on another node: it holds values only.
+// An envelope holds values only, so that it means the same on another loop, later, and one day on
+// another node.
 func TestEnvelopeHoldsValues(t *testing.T) {
 	var look func(path string, typ reflect.Type)
 	look = func(path string, typ reflect.Type) {

@@ -11,16 +11,17 @@ import (
 	"canto/session/stanza"
 )
 
-// Broadcasts to ten thousand on two loops never have a turn deliver more than a share, whether it is one or
-// several that were begun at once, and who asks for something meanwhile is answered between two shares.
+// Broadcasts to ten thousand recipients on two loops never deliver more than a share in a turn,
+// whether it is one broadcast or several at once. A request that arrives in the meantime is
+// answered between two shares.
 func TestFanoutShares(t *testing.T) {
 	const share, readers, all = 64, 100, 10_000
 	for _, broadcasts := range []int{1, 4, 100} {
 		lim := session.DefaultLimits()
 		lim.Rate = 0
 		s := sessiontest.New(t, sessiontest.Options{Limits: &lim})
-		seats := &session.Recipients{}
-		seats.Reset(len(s.Router.LoopRouters()))
+		recipients := &session.Recipients{}
+		recipients.Reset(len(s.Router.LoopRouters()))
 		for i := range readers {
 			c := s.Login(fmt.Sprint("c", i), fmt.Sprintf("c%d@localhost/x", i))
 			to, err := jid.Parse(c.JID)
@@ -28,7 +29,7 @@ func TestFanoutShares(t *testing.T) {
 				t.Fatal(err)
 			}
 			for range all / broadcasts / readers {
-				seats.Add(to)
+				recipients.Add(to)
 			}
 		}
 		host, _ := s.Router.Table.Host("localhost")
@@ -48,7 +49,7 @@ func TestFanoutShares(t *testing.T) {
 					if err != nil {
 						t.Error(err)
 					}
-					l.Fanout(a, me, []byte("<message type='headline'><body>news</body></message>"), seats)
+					l.Fanout(a, me, []byte("<message type='headline'><body>news</body></message>"), recipients)
 				})
 			})
 		}
@@ -77,7 +78,7 @@ func TestFanoutShares(t *testing.T) {
 			t.Fatalf("%d broadcasts: %d deliveries of %d", broadcasts, n, all)
 		}
 		if answered == 0 || answered-asked > 4*share {
-			t.Errorf("%d broadcasts: who asked behind %d deliveries was answered behind %d", broadcasts, asked,
+			t.Errorf("%d broadcasts: a request after %d deliveries was answered after %d", broadcasts, asked,
 				answered)
 		}
 		if turns > 3*all/share {

@@ -35,12 +35,12 @@ func triggers(_ *sessiontest.Server, juliet *sessiontest.Client) {
 	juliet.Send("<trigger xmlns='urn:of-the-test'/>")
 }
 
-// nothing is work that has nothing to do.
+// nothing is a work that does nothing.
 func nothing() error { return nil }
 
-// A panic in a hook that looks at streams and sessions, once, costs the smallest thing there is: it is
-// counted once, who waits for an answer has one, or a stream error internal-server-error (RFC 6120
-// §4.9.3.6), and another client on the same loop and of the same account goes on. (Stanza hooks, sources
+// A panic, once, in a hook for streams and sessions costs the smallest thing: it is counted once,
+// a client that waits for an answer gets one, or the stream error internal-server-error (RFC 6120
+// §4.9.3.6), and another client of the same loop and account goes on. (Hooks for stanzas, sources
 // and kinds have tests of their own.)
 func TestPanicInHook(t *testing.T) {
 	trigger := xmlstream.N("urn:of-the-test", "trigger")
@@ -173,7 +173,7 @@ func TestPanicInHook(t *testing.T) {
 			if err = errors.Join(err, storage.FinishDeletion(s.Router, s.DB, gone, nil)); err != nil {
 				s.TB.Fatal(err)
 			}
-			for range 30 { // it is begun anew
+			for range 30 { // it is started again
 				s.Advance(time.Second)
 				s.Settle()
 			}

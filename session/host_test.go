@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// A certificate that is dropped while the one before is still being read is read again by the next handshake.
+// If a certificate is invalidated while the one before is still being read, the next handshake
+// reads it again.
 func TestCertificateDroppedWhileRead(t *testing.T) {
 	first, second := new(tls.Certificate), new(tls.Certificate)
 	first.Certificate = [][]byte{{1}}

@@ -10,14 +10,14 @@ import (
 	"canto/session/store/storetest"
 )
 
-// An atOnce is workers that do a job when it is given, in a turn in which other things move too, or hold
-// it back.
+// An atOnce is a pool of workers that do a job in the turn in which it is given, or hold it until
+// release.
 type atOnce struct {
 	hold bool
 	jobs []func()
 }
 
-// Do is reactor.Workers.
+// Do implements reactor.Workers.
 func (w *atOnce) Do(_ reactor.Class, l *reactor.Loop, work func() error, then func(error)) bool {
 	w.jobs = append(w.jobs, func() {
 		err := work()
@@ -29,7 +29,7 @@ func (w *atOnce) Do(_ reactor.Class, l *reactor.Loop, work func() error, then fu
 	return true
 }
 
-// release does what was held back, and holds back nothing more.
+// release does the jobs that were held, and holds no more.
 func (w *atOnce) release() {
 	w.hold = false
 	for len(w.jobs) > 0 {
@@ -39,8 +39,8 @@ func (w *atOnce) release() {
 	}
 }
 
-// What could not be read once is read again: an account to which stanzas come faster than its inbox is
-// worked off answers those that waited for the failed read with an error (RFC 6120 §8.3.3.6), and no
+// After a load that failed the account is loaded again: if stanzas arrive faster than the inbox
+// is drained, those that waited for the failed load get an error (RFC 6120 §8.3.3.6), and no
 // others.
 func TestFailedReadEndsWithWhatWaited(t *testing.T) {
 	var flaky storetest.Flaky

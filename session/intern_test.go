@@ -8,7 +8,8 @@ import (
 	"canto/xmlstream"
 )
 
-// Sessions with the same presence share its bytes, and a new one leaves those that others hold as they are.
+// Sessions with the same presence share its bytes, and new presence of one leaves the bytes of
+// the others as they are.
 func TestShared(t *testing.T) {
 	l := &LoopRouter{seed: maphash.MakeSeed(), Parser: xmlstream.NewParser(nil)}
 	share := func(text string) []byte {

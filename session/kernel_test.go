@@ -18,11 +18,11 @@ import (
 	"canto/session/sessiontest"
 )
 
-// A routingCase is one step of a conversation: what is sent, and what comes of it.
+// A routingCase is one step of a conversation: what is sent, and what follows.
 type routingCase struct{ file, sent, came string }
 
-// routingCases are the steps of conversations, by the row of stanza_routing.txt that the comment above
-// them begins with.
+// routingCases returns the steps of conversations, by the row of stanza_routing.txt with which
+// the comment before them begins.
 func routingCases(t *testing.T) map[string][]routingCase {
 	t.Helper()
 	files, _ := filepath.Glob("mod/*/testdata/routing*.txt")
@@ -68,9 +68,9 @@ func routingCases(t *testing.T) map[string][]routingCase {
 	return cases
 }
 
-// Each row of stanza_routing.txt has a step in a conversation in which a stanza of the row's kind is
-// sent, and of which there comes what the row says: the error that it names, or nothing where it says
-// dropped. (That the server answers as the conversation says is for the module's own test.)
+// Each row of stanza_routing.txt has a step in a conversation in which a stanza of the row's kind
+// is sent, and which has the result that the row says: the error that it names, or nothing if it
+// says dropped. (The module's own test holds that the server answers as the conversation says.)
 func TestRoutingTable(t *testing.T) {
 	page, err := os.ReadFile("stanza_routing.txt")
 	if err != nil {
@@ -119,7 +119,7 @@ func TestRoutingTable(t *testing.T) {
 	}
 }
 
-// keeper is a module that keeps sessions whose connection is lost.
+// A keeper is a module that keeps a session hibernating when its connection is lost.
 type keeper struct{}
 
 func (keeper) Load(api *session.API) error {
@@ -130,8 +130,8 @@ func (keeper) Load(api *session.API) error {
 	return nil
 }
 
-// A session that rests keeps what is sent to it, and gives it in order to the stream it is hung on
-// next, on another loop.
+// A hibernating session queues what it is sent, and sends it in order to the stream that it is
+// attached to next, on another loop.
 func TestRestingSession(t *testing.T) {
 	shelf := append([]session.Manifest{{Name: "keeper", Spec: "a test", New: func() session.Module {
 		return keeper{}
@@ -177,8 +177,8 @@ func TestRestingSession(t *testing.T) {
 	}
 }
 
-// A cold account's inbox holds 64 stanzas; the 65th is answered with resource-constraint, and the rest
-// is worked off in order.
+// A cold account's inbox holds 64 stanzas. The 65th is answered with resource-constraint, and the
+// others are drained in order.
 func TestInboxLimit(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{})
 	romeo := s.Login("romeo", "romeo@localhost/orchard")
@@ -206,8 +206,8 @@ func TestInboxLimit(t *testing.T) {
 	}
 }
 
-// Whatever one sender broadcasts to many and sends to one of them arrives there in the order it was
-// sent, also when the broadcast is a job of several turns.
+// What one sender broadcasts to many and sends to one of them arrives there in the order in which
+// it was sent, even if the broadcast is a job of several turns.
 func TestFanoutOrder(t *testing.T) {
 	const contacts = 300 // more than are served at once, and enough for several shares
 	s := sessiontest.New(t, sessiontest.Options{})
@@ -253,8 +253,8 @@ func TestFanoutOrder(t *testing.T) {
 	})
 }
 
-// A message between two sessions of this server, from the bytes that were read to the outbox, allocates
-// nothing once warm.
+// A message between two sessions of this server, from the bytes that were read to the outbox,
+// allocates nothing once warm.
 func TestRouteAllocations(t *testing.T) {
 	lim := session.DefaultLimits()
 	lim.Rate = 0
@@ -266,7 +266,7 @@ func TestRouteAllocations(t *testing.T) {
 	noAllocations(t, s, romeo, juliet, msg)
 }
 
-// noAllocations holds that msg, from one client to another, allocates nothing once warm.
+// noAllocations checks that msg, from one client to another, allocates nothing once warm.
 func noAllocations(t *testing.T, s *sessiontest.Server, from, to *sessiontest.Client, msg []byte) {
 	t.Helper()
 	once := func() {
@@ -282,7 +282,7 @@ func noAllocations(t *testing.T, s *sessiontest.Server, from, to *sessiontest.Cl
 	}
 }
 
-// Ten thousand idle hosts that run one profile cost ten megabytes at most.
+// Ten thousand idle hosts with one profile cost ten megabytes at most.
 func TestIdleHosts(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{})
 	h, _ := s.Router.Table.Host("localhost")
@@ -310,7 +310,7 @@ func TestIdleHosts(t *testing.T) {
 	runtime.KeepAlive(hosts)
 }
 
-// waiting are n clients, on one loop and the other in turn, who have logged in as juliet and have not
+// waiting returns n clients, on the two loops in turn, that have logged in as juliet and have not
 // bound yet.
 func waiting(s *sessiontest.Server, n int) (clients []*sessiontest.Client) {
 	for i := range n {
@@ -320,7 +320,7 @@ func waiting(s *sessiontest.Server, n int) (clients []*sessiontest.Client) {
 	return clients
 }
 
-// bindAll has all of them bind at once, and returns what each is told.
+// bindAll makes all of them bind at once, and returns what each is told.
 func bindAll(s *sessiontest.Server, clients []*sessiontest.Client) (told []string) {
 	for i, c := range clients {
 		c.Conn().Write([]byte(fmt.Sprintf("<iq type='set' id='bind'><bind "+
@@ -333,8 +333,9 @@ func bindAll(s *sessiontest.Server, clients []*sessiontest.Client) (told []strin
 	return told
 }
 
-// Several that log in to one account at a time, on two loops, each have their session bound by the loop
-// of their own connection, whichever has read the account. (The reactor panics where they have not.)
+// Several clients that log in to one account at once, on two loops, each have their session bound
+// on the loop of their own connection, whichever loop has loaded the account. (The reactor panics
+// if not.)
 func TestBindAtHome(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{})
 	s.AddAccount("juliet@localhost")
@@ -345,8 +346,8 @@ func TestBindAtHome(t *testing.T) {
 	}
 }
 
-// And so are those that log in while the account broadcasts to so many that it is done on both loops, and
-// what was sent to it meanwhile arrives in its order.
+// So do clients that log in while the account fans out on both loops, and what was sent to the
+// account in the meantime arrives in its order.
 func TestBindAtHomeBehindFanout(t *testing.T) {
 	const contacts = 200
 	s := sessiontest.New(t, sessiontest.Options{})
@@ -376,7 +377,7 @@ func TestBindAtHomeBehindFanout(t *testing.T) {
 	}
 }
 
-// clumsy is a module with a hook that panics for one resource.
+// A clumsy is a module with a hook that panics for one resource.
 type clumsy struct{}
 
 func (clumsy) Load(api *session.API) error {
@@ -388,8 +389,8 @@ func (clumsy) Load(api *session.API) error {
 	return nil
 }
 
-// A panic in what waits for an account ends the stream that it is of: all else that waits goes on, and
-// the account is there for those who come later.
+// A panic in a call that waits for an account ends only the stream of that call. Other calls that
+// wait go on, and later ones find the account.
 func TestPanicInInbox(t *testing.T) {
 	shelf := append([]session.Manifest{{Name: "clumsy", Spec: "a test", New: func() session.Module {
 		return clumsy{}

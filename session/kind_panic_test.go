@@ -17,9 +17,9 @@ import (
 	"canto/session/store"
 )
 
-// brittle is a module of a kind whose functions panic at the addresses that are called so. A presence
-// makes one and stores it; a message is answered; one with the id "arm", "fail", "delete" or "commit"
-// does what that says.
+// A brittle is a module with a kind of entity in which functions panic at the addresses that are
+// named after them. Presence creates an entity and stores it; a message is answered; a message
+// with the id "arm", "fail", "delete" or "commit" does what the id says.
 type brittle struct{ db *store.DB }
 
 var (
@@ -27,7 +27,7 @@ var (
 	brittlePart = session.NewPart[int]("brittle")
 )
 
-// rage panics where e is called so, or so and is in memory only.
+// rage panics if the local part of e's address is where, or memory- and where.
 func rage(e *session.Entity, where string) {
 	if strings.TrimPrefix(e.JID().Local(), "memory-") == where {
 		panic("for the test: " + where)
@@ -121,9 +121,9 @@ func brittleServer(t *testing.T) (*sessiontest.Server, *sessiontest.Client) {
 	return s, s.Login("romeo", "romeo@localhost/a")
 }
 
-// A panic in any function of a kind ends the smallest thing, gives the locks back, and leaves the loops
-// and all others as they are: the sender of what it ends has an error, and the entity works afterwards,
-// where its functions do.
+// A panic in any function of a kind ends the smallest thing, releases the locks, and leaves the
+// loops and all other entities as they are. The sender of the stanza gets an error, and the
+// entity works afterwards, as far as its functions do.
 func TestPanicInKind(t *testing.T) {
 	for _, c := range []struct {
 		at, does  string // a message with this id, first
@@ -187,7 +187,7 @@ func TestPanicInKind(t *testing.T) {
 	}
 }
 
-// An entity that is in memory only leaves memory in the end, also if its Timer has panicked.
+// An entity that is in memory only is evicted in the end, even if its Timer has panicked.
 func TestPanicInTimer(t *testing.T) {
 	s, romeo := brittleServer(t)
 	romeo.Send("<presence to='memory-timer@b.localhost'/>")
@@ -200,8 +200,8 @@ func TestPanicInTimer(t *testing.T) {
 	}
 }
 
-// An entity whose loader or whose New panics when it is read is answered for with an error, each time, and
-// others are read.
+// If the loader or the New function of an entity panics, its stanzas are answered with an error
+// each time, and other entities are loaded.
 func TestPanicWhileRead(t *testing.T) {
 	for _, at := range []string{"load", "again"} {
 		s, romeo := brittleServer(t)
@@ -232,8 +232,8 @@ func TestPanicWhileRead(t *testing.T) {
 	}
 }
 
-// A panic in a function that a module runs under an entity's lock ([session.LoopRouter.WithEntity]) has
-// what is stored of the entity read again, as one in a chain has.
+// A panic in a function that a module runs under an entity's lock
+// ([session.LoopRouter.WithEntity]) invalidates the entity, as a panic in a chain does.
 func TestPanicInCall(t *testing.T) {
 	s, romeo := brittleServer(t)
 	romeo.Send("<presence to='x@b.localhost'/>")
@@ -265,7 +265,8 @@ func address(t *testing.T, s string) jid.JID {
 	return j
 }
 
-// A forgetful store has had so many failures since that it says of old tickets that they may have failed.
+// A forgetful store has had so many failures that it says of old tickets that they may have
+// failed.
 type forgetful struct {
 	committer
 	last session.Ticket // of which it does not know any more
@@ -278,8 +279,8 @@ func (f forgetful) Err(t session.Ticket) error {
 	return f.committer.Err(t)
 }
 
-// What an entity commits stands for itself once the batch that made it is durable, for as long as it is
-// in memory.
+// The commits of an entity no longer depend on the batch that created it once that is durable,
+// for as long as the entity is in memory.
 func TestBirthIsOver(t *testing.T) {
 	s, romeo := brittleServer(t)
 	romeo.Send("<presence to='x@b.localhost'/>")

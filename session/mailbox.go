@@ -8,9 +8,45 @@ import (
 	"canto/session/stanza"
 )
 
-// WithAccount runs f under the lock of the account behind bare, once its resident set is in memory: at once,
-// or when it has been read; on l's loop, whichever has read it. exists is false for an address without an
-// account; err says why the set could not be read. With an entity lock held it panics.
+// How a stanza reaches an entity: routeStanza and forward (route.go) lock the entity. If its hooks may run
+// they run at once, else the stanza is copied into the entity's inbox (enqueue) and a worker loads the
+// resident set (load, loadJob.read). The loop that asked takes the result (onLoaded) and drains the inbox
+// (drain): one item at a time, in order, each under the lock. A drain stops when the inbox is empty, when the
+// entity is cold again, or when too much of what the entity has sent is in flight; it goes on later
+// (resumeDrain). pendingState.draining keeps two loops from draining one inbox at a time.
+
+// A mailbox is an [Entity] in its role as a receiver: the methods that queue and drain its inbox and that
+// load its resident set. They need the entity's lock, unless their comment says otherwise.
+type mailbox struct{ *Entity }
+
+// An inbox is the queue of stanzas and calls that wait for one entity, oldest first. The entity's lock
+// guards it.
+type inbox struct {
+	items []inboxItem
+	calls []inboxCall // one for each item with isCall, in the same order
+	bytes int         // sum of the lengths of the stanzas
+}
+
+// An inboxItem is a stanza, or stands for the next of inbox.calls.
+type inboxItem struct {
+	envelope
+	isCall bool
+}
+
+// An inboxCall is a function that waits until the entity is warm: a bind, a timer, a WithEntity. f gets the
+// error of a failed load.
+type inboxCall struct {
+	f    func(l *LoopRouter, e *Entity, err error)
+	loop *LoopRouter // f runs on this loop
+}
+
+// empty reports whether nothing waits in the inbox.
+func (b *inbox) empty() bool { return len(b.items) == 0 }
+
+// WithAccount calls f under the lock of the account at the bare JID, once its resident set is in
+// memory. f is called before WithAccount returns, if the set is there, else later, on the same
+// loop. exists is false if there is no such account; a is nil then, or an account without id. err
+// is not nil if the set could not be read. On l's loop, with no entity lock held: else it panics.
 func (l *LoopRouter) WithAccount(h *Host, bare jid.JID, f func(l *LoopRouter, a *Account, exists bool,
 	err error)) {
 	l.WithEntity(h, bare, func(l *LoopRouter, e *Entity, err error) {
@@ -22,10 +58,11 @@ func (l *LoopRouter) WithAccount(h *Host, bare jid.JID, f func(l *LoopRouter, a 
 	})
 }
 
-// WithEntity runs f under the lock of what is at addr, a bare JID or a domain of h, once it is warm: at once,
-// or when it has been read; on l's loop, whichever has read it. e is nil for an address that is known to
-// have nothing, and where a service host was taken away; err says why it could not be read. With an
-// entity lock held it panics.
+// WithEntity calls f under the lock of the entity at addr, a bare JID or a domain of h, once it
+// is warm. f is called before WithEntity returns, if it is warm, else later, on the same loop. e
+// is nil if the address is in the negative cache, or if h is no longer served; there may also be
+// nothing at a warm e. err is not nil if the entity could not be read. On l's loop, with no
+// entity lock held: else it panics.
 func (l *LoopRouter) WithEntity(h *Host, addr jid.JID, f func(l *LoopRouter, e *Entity, err error)) {
 	e, ok := l.router.Table.lockEntity(l, h, addr)
 	if !ok {
@@ -36,8 +73,9 @@ func (l *LoopRouter) WithEntity(h *Host, addr jid.JID, f func(l *LoopRouter, e *
 	e.mailbox().runWarm(l, f)
 }
 
-// lockEntity takes the lock of what is at addr for l; it is in the table from then on. false: there is
-// nothing.
+// lockEntity returns the entity at addr, locked for l, and adds a cold one to the table if there
+// is none. It returns false if there is known to be nothing at addr. An entity that was evicted
+// between the look-up and the lock is looked up again.
 func (t *Table) lockEntity(l *LoopRouter, h *Host, addr jid.JID) (*Entity, bool) {
 	for {
 		e, ok := t.getOrCreate(h, addr)
@@ -52,8 +90,9 @@ func (t *Table) lockEntity(l *LoopRouter, h *Host, addr jid.JID) (*Entity, bool)
 	}
 }
 
-// runWarm runs f under e's lock once e is warm: at once, or when it has been read; on l's loop, whichever
-// loop has read it. err says why e could not be read. The lock is held at the call and at the return.
+// runWarm calls f under e's lock once e is warm and everything that waits in the inbox is done:
+// at once, or later on l's loop, whichever loop drains the inbox. err is not nil if e could not
+// be read. The lock is held when runWarm is called and when it returns.
 func (e mailbox) runWarm(l *LoopRouter, f func(l *LoopRouter, e *Entity, err error)) {
 	if w := e.pending; (w == nil || !w.draining && w.inbox.empty()) && e.warm() {
 		e.lastUsed = l.Loop.Tick()
@@ -64,8 +103,10 @@ func (e mailbox) runWarm(l *LoopRouter, f func(l *LoopRouter, e *Entity, err err
 	e.load(l)
 }
 
-// push keeps env for later; false: the inbox is full. What is no stanza has room always: there is no more
-// of it than requests that were let in, and sessions that are there. A refusal does not come here.
+// push appends env to the inbox. It returns false if the inbox is full: the stanzas have a bound,
+// which the entity's kind may set. Envelopes that are no stanza (replies to a request of ours,
+// and offers of more) always have room: there are never more than requests and sessions.
+// env.bytes are kept.
 func (e mailbox) push(env envelope) bool {
 	lim := Bounds{inboxCount, inboxBytes}
 	if h := e.handler(); h != nil && h.Inbox.Count > 0 {
@@ -80,21 +121,22 @@ func (e mailbox) push(env envelope) bool {
 	return true
 }
 
-// pushCall keeps c for later.
+// pushCall appends c to the inbox. Calls have no bound: their callers have.
 func (e mailbox) pushCall(c inboxCall) {
 	b := &e.ensurePending().inbox
 	b.items = append(b.items, inboxItem{isCall: true})
 	b.calls = append(b.calls, c)
 }
 
-// The bounds of an inbox whose kind says nothing else. What does not fit is answered with
-// resource-constraint of type wait.
+// The bounds of an inbox, if EntityHandler.Inbox sets no others. They limit what senders can make the
+// server keep for one cold address. A stanza without room is answered with resource-constraint,
+// type wait.
 const (
 	inboxCount = 64
 	inboxBytes = 256 << 10
 )
 
-// pop takes the first item; c is what a call calls.
+// pop removes the first item; c is its call, if it is one.
 func (b *inbox) pop() (it inboxItem, c inboxCall) {
 	it = b.items[0]
 	b.items[0] = inboxItem{}
@@ -111,14 +153,15 @@ func (b *inbox) pop() (it inboxItem, c inboxCall) {
 	return it, c
 }
 
-// mustQueue reports whether what comes for e waits in its inbox: something waits there already, e is cold,
-// or more of it is under way than it may have.
+// mustQueue reports whether a stanza that arrives for e has to wait in its inbox: others wait
+// there, e is cold, or too much of what e has sent is in flight.
 func (e mailbox) mustQueue() bool {
 	w := e.pending
 	return w != nil && (w.draining || !w.inbox.empty() || w.outgoing.full()) || !e.warm()
 }
 
-// enqueue keeps ev in e's inbox and sees to it that the inbox is worked off. Under the lock.
+// enqueue copies ev into e's inbox and makes sure that the inbox is drained: it starts a load if
+// none runs. If the inbox is full, ev is answered with resource-constraint.
 func (e mailbox) enqueue(l *LoopRouter, ev *Stanza) {
 	l.stats.Inboxed++
 	if !e.push(seal(ev)) {
@@ -129,46 +172,52 @@ func (e mailbox) enqueue(l *LoopRouter, ev *Stanza) {
 		e.releasePending()
 		return
 	}
-	ev.settlesOrigin = false // it goes on in the inbox
+	ev.settlesOrigin = false // the copy in the inbox settles it
 	e.load(l)
 }
 
-// load has a worker read what is stored of e, whose lock is held, and then works off the inbox.
+// load makes a worker read e's resident set and drain the inbox after it. It does nothing if a
+// load or a drain is under way, or if e only waits for its deliveries, which continue the
+// drain. If the disk's queue is full the items of the inbox get ErrBusy, in the loop's next turn.
 func (e mailbox) load(l *LoopRouter) {
 	w := e.pending
 	if w.draining || e.warm() && w.outgoing.full() {
-		return // what is under way ends, and goes on with the inbox
+		return // the end of what is under way continues the drain
 	}
 	w.draining = true
 	l.stats.Loads++
 	j := &loadJob{e: e.Entity, oldID: e.id, mustSee: e.ticket,
 		creationEpoch: l.router.Table.creationEpoch(e.addr)}
 	p := e.host.Profile()
-	if e.resident != nil && e.resident.profile != nil { // else a part is what a hook made, not what is stored
+	if e.resident != nil && e.resident.profile != nil { // else hooks made the parts: they are not stored
 		j.oldParts = e.resident.parts
 	}
 	if !l.runOnWorker(p, reactor.Disk, func() error {
 		return j.read(l.router, p)
 	}, func(err error) { e.onLoaded(l, j, err) }) {
-		// The disk's queue is full: what waits is told so, in its order.
+		// The disk's queue is full.
 		l.Loop.Post(func() { e.onLoaded(l, j, ErrBusy) })
 	}
 }
 
-// A loadJob is one read of an entity.
+// A loadJob is one load of an entity. The loop fills the first fields under the entity's lock, a worker
+// reads them and fills the rest, and onLoaded takes the result on the loop.
 type loadJob struct {
 	e             *Entity
-	oldID         uint64 // its id then
-	mustSee       Ticket // what the read must see
-	creationEpoch uint32
-	oldParts      []any // parts that are in memory
+	oldID         uint64 // the entity's id at the start
+	mustSee       Ticket // the read begins after this ticket is settled: it sees what the entity wrote
+	creationEpoch uint32 // of the Table, at the start: for the negative cache
+	oldParts      []any  // parts that are in memory already and are kept
 
-	id     uint64
-	kind   KindID
-	result *residentSet
+	id     uint64       // 0: there is nothing at the address
+	kind   KindID       // of what is stored
+	result *residentSet // never nil after read
 }
 
-// read reads e. A worker.
+// read looks the address up in the directory and loads the parts of the resident set, all from
+// one snapshot of the store. p is the profile of the entity's host. It waits for the entity's
+// last ticket first; if that has failed, what the store has is read all the same. It runs on a
+// worker, under no lock, and may block.
 func (j *loadJob) read(r *Router, p *Profile) (err error) {
 	addr := j.e.addr
 	if err = r.Committer.Await(j.mustSee); err != nil {
@@ -185,17 +234,18 @@ func (j *loadJob) read(r *Router, p *Profile) (err error) {
 	}
 	if j.kind = kindByName(kind); !j.e.host.service && j.kind != KindAccount {
 		j.kind = 0
-		return nil // only accounts are addressed on a host where users log in
+		return nil // a host with logins has accounts only
 	}
 	old := j.oldParts
 	if j.id = id; id != j.oldID {
-		old = nil // they are of an entity that was deleted
+		old = nil // these parts belong to an entity that was deleted
 	}
 	j.result, err = p.loadParts(snap, j.kind, EntityRef{addr, id}, old)
 	return err
 }
 
-// onLoaded takes over what a loading has read, and works off the inbox.
+// onLoaded installs what j has read, and drains the inbox. If the load failed with err, the items
+// that waited for it get the error. On the loop that started the load, under no lock.
 func (e mailbox) onLoaded(l *LoopRouter, j *loadJob, err error) {
 	l.enter()
 	defer l.leave()
@@ -214,14 +264,15 @@ func (e mailbox) onLoaded(l *LoopRouter, j *loadJob, err error) {
 	e.unlock(l)
 }
 
-// A loadResult is what came of a load, for those that waited for it.
+// A loadResult tells a drain how the load before it has ended.
 type loadResult struct {
-	creationEpoch uint32 // of the table, before it
-	err           error  // nil: it was read
-	failed        int    // how many items, the first of the inbox, have waited for a load that failed
+	creationEpoch uint32 // of the Table, before the load
+	err           error  // nil: the entity was read
+	failed        int    // how many items, from the head of the inbox, get err
 }
 
-// tryInstall is take, with a panic in a function of e's kind as its error: e could not be read.
+// tryInstall is install with a panic in a function of e's kind turned into an error: e is cold
+// then, as if it could not be read.
 func (e mailbox) tryInstall(l *LoopRouter, j *loadJob) (err error) {
 	err = errInstall
 	defer func() {
@@ -234,21 +285,28 @@ func (e mailbox) tryInstall(l *LoopRouter, j *loadJob) (err error) {
 	return nil
 }
 
-var errInstall = errors.New("session: a panic in Behaviour.New")
+// errInstall is the error of a load with a result that made a function of the entity's kind panic.
+var errInstall = errors.New("session: a panic in EntityHandler.New")
 
-// install makes what j has read the resident set of e.
+// install makes what j has read the resident set of e:
+//
+//   - An entity that was created in memory, and of which nothing is stored, stays as it is.
+//   - If the store has nothing at the address, or another id, the entity was deleted. Its
+//     sessions, or its live state, are ended; the address may belong to a new entity.
+//   - Then the set is installed, with the kind and the id that are stored, and the live state
+//     is made if the kind has one. Without an entity the kind is 0.
 func (e mailbox) install(l *LoopRouter, j *loadJob) {
 	e.lastUsed = l.Loop.Tick()
 	switch {
 	case e.id == 0 && e.kind != 0 && e.kind != KindAccount && !j.result.exists:
-		r := &residentSet{profile: e.host.Profile(), exists: true} // it lives in memory only
+		r := &residentSet{profile: e.host.Profile(), exists: true}
 		if e.resident != nil {
 			r.parts = e.resident.parts
 		}
 		e.resident = r
 		return
-	case e.id != 0 && (!j.result.exists || e.id != j.id): // it was deleted, and the name may be another's by now
-		e.resident = nil // hooks have nothing to look at
+	case e.id != 0 && (!j.result.exists || e.id != j.id): // it was deleted
+		e.resident = nil // so that no hook reads parts of the deleted entity
 		if a := e.account(); a != nil {
 			a.endDeleted(l)
 		} else if e.live != nil {
@@ -275,11 +333,20 @@ func (e mailbox) install(l *LoopRouter, j *loadJob) {
 	e.ensureLiveState(l)
 }
 
-// drain runs what waits in e's inbox, in order, an item under the lock each, with the mail of one
-// routed before the next, until it is empty or e has to wait again; then an e where there is nothing
-// leaves the table. Items that waited for a load that failed get its error; for those behind them e is
-// read again. A call of another loop runs there, and what comes after it follows from there. The lock is
-// held at the call and at the return, not in between.
+// drain runs the items of e's inbox in order, each under the lock, with its mail routed before
+// the next item. The lock is held when drain is called and when it returns, but not all the time
+// between. It stops
+//
+//   - when the inbox is empty: then an e without an entity is removed from the table;
+//   - when e was evicted: the items go to the entity that has the address now;
+//   - when e is cold, after a panic or a failed commit: another load is started;
+//   - when too much of what e has sent is in flight: resumeDrain continues;
+//   - after inboxBudget items: it continues in the loop's next turn, after sockets were
+//     polled;
+//   - at a call that belongs to another loop: that loop runs the call and drains the rest.
+//
+// Items that waited for a load that failed get its error; the items after them wait for another
+// load.
 func (e mailbox) drain(l *LoopRouter, r loadResult) {
 	for n := 0; e.pending != nil; n++ {
 		w := e.pending
@@ -293,10 +360,10 @@ func (e mailbox) drain(l *LoopRouter, r loadResult) {
 			e.evictIfAbsent(l, r)
 			return
 		case r.err != nil && r.failed <= 0:
-			r.err = nil // the rest came after that load
+			r.err = nil // the rest arrived after that load
 			continue
 		case r.err == nil && !e.warm():
-			// A panic or a failed commit dropped what was read: the rest waits for the next load.
+			// A panic or a failed commit has invalidated e.
 			w.draining = false
 			e.load(l)
 			return
@@ -304,7 +371,7 @@ func (e mailbox) drain(l *LoopRouter, r loadResult) {
 			w.draining = false
 			return
 		case n >= inboxBudget && e.drainOn(l, r):
-			return // the loop's sockets come first
+			return
 		}
 		w.draining = true
 		if w.inbox.items[0].isCall {
@@ -312,7 +379,7 @@ func (e mailbox) drain(l *LoopRouter, r loadResult) {
 				if e.drainOn(h, r) {
 					return
 				}
-				w.inbox.pop() // its loop has ended, and what it is for
+				w.inbox.pop() // its loop has ended: drop the call
 				r.failed--
 				continue
 			}
@@ -330,7 +397,9 @@ func (e mailbox) drain(l *LoopRouter, r loadResult) {
 	e.evictIfAbsent(l, r)
 }
 
-// evictIfAbsent takes e out of the table if there is nothing at its address, or it could not be read.
+// evictIfAbsent removes e from the table if there is nothing at its address, or if it could not
+// be read. In the first case the address goes into the negative cache, unless an entity was
+// created since the load began.
 func (e mailbox) evictIfAbsent(l *LoopRouter, r loadResult) {
 	if e.resident != evictedMark && (r.err != nil || e.warm() && !e.resident.exists) && e.pending == nil &&
 		e.liveStateDroppable(l) && e.pins == 0 {
@@ -338,18 +407,22 @@ func (e mailbox) evictIfAbsent(l *LoopRouter, r loadResult) {
 	}
 }
 
-// inboxBudget is how much of one inbox a loop works off before it looks at its sockets.
+// inboxBudget is how many items of one inbox a loop drains before it polls its sockets: a bounded
+// share of a turn for each inbox.
 const inboxBudget = 32
 
-// runCall runs c under e's lock, which is held at the call and not at the return. A panic ends it alone.
+// runCall runs c under e's lock. The lock is held when it is called and released when it returns.
+// A panic ends the call alone.
 func (e mailbox) runCall(l *LoopRouter, c inboxCall, err error) {
 	defer l.recoverPanic(newPanicFrame(l, e.addr, nil))
 	c.f(l, e.Entity, err)
 	e.unlock(l)
 }
 
-// requeueAtSuccessor hands what waits for e, which has left the table, to what has its address now: a
-// deleted account is not brought back. The lock is held at the call and at the return, not in between.
+// requeueAtSuccessor gives the items of e, which was evicted or deleted, to the entity that has
+// the address now. Calls are posted to their loops; stanzas are mailed again. Stanzas of the
+// entity's own sessions are dropped, because these have ended. The lock is held when it is called
+// and when it returns, but not between.
 func (e mailbox) requeueAtSuccessor(l *LoopRouter) {
 	b := e.pending.inbox
 	e.pending.inbox = inbox{}
@@ -362,7 +435,7 @@ func (e mailbox) requeueAtSuccessor(l *LoopRouter) {
 		case it.isCall:
 			h := c.loop
 			h.Loop.Post(func() { h.Enter(func() { h.WithEntity(e.host, e.addr, c.f) }) })
-		case it.prePending: // its session has ended
+		case it.prePending: // from a session of e: that has ended
 		default:
 			l.mail.add(it.envelope, it.bytes)
 		}
@@ -371,11 +444,12 @@ func (e mailbox) requeueAtSuccessor(l *LoopRouter) {
 	e.lock(l)
 }
 
-// pushFront puts stanzas in front of e's inbox that it had taken before: they were held back for a session
-// that has ended. They have room, as they had it there. Under the lock.
-func (e mailbox) pushFront(l *LoopRouter, held []queuedElement) {
+// pushFront puts unsent stanzas of a session that was removed at the head of e's inbox: they are
+// routed again before newer stanzas. They need no room, as the session has counted them. Presence
+// and what the server itself said are dropped.
+func (e mailbox) pushFront(l *LoopRouter, unsent []queuedElement) {
 	var items []inboxItem
-	for _, h := range held {
+	for _, h := range unsent {
 		if !h.to.IsZero() && h.kind != stanza.Presence {
 			items = append(items, inboxItem{envelope: envelope{from: h.from, to: h.to, hops: 1, bytes: h.bytes}})
 		}
@@ -391,7 +465,8 @@ func (e mailbox) pushFront(l *LoopRouter, held []queuedElement) {
 	e.resumeDrain(l)
 }
 
-// resumeDrain has the inbox worked off, if nothing does. Under the lock.
+// resumeDrain continues the drain of e's inbox in the loop's next turn, if items wait and no
+// drain is under way.
 func (e mailbox) resumeDrain(l *LoopRouter) {
 	w := e.pending
 	if w.draining || w.inbox.empty() || w.outgoing.full() {
@@ -400,12 +475,12 @@ func (e mailbox) resumeDrain(l *LoopRouter) {
 	w.draining = e.drainOn(l, loadResult{})
 }
 
-// drainOn has l go on with the inbox in another turn; false: that loop has ended.
+// drainOn posts the rest of a drain to the loop of l. It returns false if that loop has ended.
 func (e mailbox) drainOn(l *LoopRouter, r loadResult) bool {
 	return l.Loop.Post(func() { e.continueDrain(l, r) })
 }
 
-// continueDrain goes on with an inbox that another loop was working off.
+// continueDrain is the function that drainOn posts. On l's loop, under no lock.
 func (e mailbox) continueDrain(l *LoopRouter, r loadResult) {
 	l.enter()
 	defer l.leave()
@@ -414,15 +489,16 @@ func (e mailbox) continueDrain(l *LoopRouter, r loadResult) {
 	e.unlock(l)
 }
 
-// ErrBusy: a worker queue is full.
+// ErrBusy is the error of work that was not started because the queue of the workers is full.
 var ErrBusy = errBusy{}
 
 type errBusy struct{}
 
+// Error implements error.
 func (errBusy) Error() string { return "session: the workers have no room" }
 
-// unlockOrRepanic, deferred, gives the lock of e back, also after a panic, which goes on to the boundary
-// around it: what is stored of e is read again then.
+// unlockOrRepanic, deferred, releases the lock of e, after a panic too. It invalidates e then, as
+// a change may be half done, and panics again: the panic boundary further out handles it.
 func (e *Entity) unlockOrRepanic(l *LoopRouter) {
 	r := recover()
 	if r != nil {
@@ -434,114 +510,24 @@ func (e *Entity) unlockOrRepanic(l *LoopRouter) {
 	}
 }
 
-// mayEvict reports whether e may leave memory as far as the kernel knows: nothing waits, nothing is under
-// way, and what is in memory is stored.
-func (e *Entity) mayEvict(r *Router) bool {
-	return e.pending == nil && e.directLoop == 0 && e.pins == 0 && e.ticket <= r.Committer.LastSettled() &&
-		e.resident != evictedMark
-}
-
-// liveStateDroppable reports whether the live state of e may be dropped.
-func (e *Entity) liveStateDroppable(l *LoopRouter) (cold bool) {
-	if a := e.account(); a != nil {
-		return len(a.sessions) == 0
-	}
-	b := e.handler()
-	if b == nil || b.Cold == nil || e.live == nil {
-		return true
-	}
-	defer l.recoverLocked(e)
-	return b.Cold(e)
-}
-
-// Arm has [EntityHandler.Timer] called at that tick, under the lock; 0: never. There is one timer: a
-// second call replaces the first. An armed entity stays in memory. Under the lock, on the loop of l.
-func (e *Entity) Arm(l *LoopRouter, at reactor.Tick) {
-	if at == 0 {
-		if e.pending != nil {
-			e.pending.timerAt = 0
-			e.releasePending()
-		}
+// bounce answers h, an unsent element of a session of a, with a stanza error. It is for elements
+// that must not be routed again: those of a deleted account (its name may belong to another by
+// now) are answered like stanzas to an address without an account (RFC 6121 section 8.5.1).
+// Presence and what the server itself said are dropped. Under the account's lock.
+func bounce(l *LoopRouter, a *Account, h queuedElement, c stanza.Condition) {
+	if h.to.IsZero() || h.kind == stanza.Presence {
 		return
 	}
-	w := e.ensurePending()
-	w.timerAt = at
-	if w.wakeAt != 0 && w.wakeAt <= at {
-		return // it will look again then
-	}
-	w.wakeAt = at
-	l.After(at-l.Loop.Tick(), func() {
-		e.lock(l)
-		defer e.unlockOrRepanic(l)
-		timerDue(e, l, at)
-	})
-}
-
-// timerDue is called at the tick at, for which e was armed once. Under the lock.
-func timerDue(e *Entity, l *LoopRouter, at reactor.Tick) {
-	w := e.pending
-	if w == nil || w.wakeAt != at || e.resident == evictedMark {
-		return // it was armed for an earlier one, or is gone
-	}
-	w.wakeAt = 0
-	switch {
-	case w.timerAt == 0:
-		e.releasePending()
-		return
-	case w.timerAt > l.Loop.Tick():
-		e.Arm(l, w.timerAt) // it was armed again
+	e, err := l.Parser.Element(h.bytes)
+	if err != nil {
+		l.Log.Error("a queued stanza does not parse", "jid", h.to.String(), "err", err)
 		return
 	}
-	w.timerAt = 0
-	run := func(l *LoopRouter, e *Entity, err error) {
-		if e == nil {
-			return // its host was taken away
-		}
-		b := e.handler()
-		switch {
-		case err != nil:
-			e.Arm(l, l.Loop.Tick()+timerRetry)
-		case e.exists() && b != nil && b.Timer != nil:
-			b.Timer(l, e)
-		}
-	}
-	if e.warm() && !w.draining && w.inbox.empty() {
-		defer e.releasePending() // it keeps e in memory no longer, whatever Timer does
-		run(l, e, nil)
-		return
-	}
-	e.mailbox().runWarm(l, run)
-}
-
-// timerRetry is how much later the timer of an entity is due that could not be read, in ticks.
-const timerRetry = 100
-
-// sweepEvery is between two looks at one shard each: all of them within a minute and a half.
-const sweepEvery = 3 // ticks
-
-// evictAfter is how long an entity without live state is kept after its last stanza, in ticks of 100 ms.
-const evictAfter = 600
-
-// OnTimer sweeps the next of this loop's shards: entities that no stanza has asked for leave memory.
-func (l *LoopRouter) OnTimer(*reactor.Loop) {
-	l.enter()
-	defer l.leave()
-	l.Loop.Arm(&l.sweepTimer, l.Loop.Tick()+sweepEvery, l)
-	n := len(l.router.loopRouters)
-	l.sweepAt = (l.sweepAt + n) % shards
-	l.sweep(l.sweepAt + l.Loop.Index()%n)
-}
-
-func (l *LoopRouter) sweep(i int) {
-	now := l.Loop.Tick()
-	l.swept = l.router.Table.Entities(i, l.swept[:0])
-	for _, e := range l.swept {
-		e.lock(l)
-		if e.mayEvict(l.router) && (e.resident == nil || !e.exists() || now-e.lastUsed > evictAfter) &&
-			e.liveStateDroppable(l) {
-			l.router.Table.remove(e, false, 0)
-		}
-		e.unlock(l)
-	}
-	clear(l.swept)
+	defer l.Parser.Release(e)
+	ev := l.stanzas.push(l)
+	defer l.stanzas.pop()
+	env := envelope{from: h.from, to: h.to, kind: h.kind, hops: 1}
+	env.fillStanza(l, ev, e)
+	ev.Host = a.host
+	ev.Fail(c)
 }

@@ -16,11 +16,11 @@ import (
 
 var halls = session.NewKind("test-hall")
 
-// hall is a kind of entity with very many occupants, which it tells who joins in shares; a groupchat
-// message is broadcast to those that have joined.
+// A hall is a kind of entity with very many occupants. A client that joins is sent their presence
+// in shares; a groupchat message is broadcast to the clients that have joined.
 type hall struct {
-	seats *session.Recipients
-	said  int
+	recipients *session.Recipients
+	said       int
 }
 
 const (
@@ -31,7 +31,7 @@ const (
 func loadHall(api *session.API) error {
 	b := api.Hooks.Serve(halls)
 	b.New = func(l *session.LoopRouter, e *session.Entity) any {
-		return &hall{seats: session.NewRecipients(e, l)}
+		return &hall{recipients: session.NewRecipients(e, l)}
 	}
 	b.More = func(l *session.LoopRouter, e *session.Entity, to jid.JID, what []byte) {
 		at, _ := strconv.Atoi(string(what))
@@ -45,7 +45,7 @@ func loadHall(api *session.API) error {
 		}
 	}
 	b.Presence[session.ToFull].Add(api.Module, session.Deliver, func(ev *session.Stanza) session.Verdict {
-		session.Live[hall](ev.Entity()).seats.AddSender(ev)
+		session.Live[hall](ev.Entity()).recipients.AddSender(ev)
 		b.More(ev.LoopRouter(), ev.Entity(), ev.From, []byte("0"))
 		return session.Done
 	})
@@ -53,7 +53,7 @@ func loadHall(api *session.API) error {
 		h := session.Live[hall](ev.Entity())
 		h.said++
 		ev.LoopRouter().Fanout(ev.Entity(), ev.To, fmt.Appendf(nil, "<message type='groupchat'><body>said "+
-			"%d</body></message>", h.said), h.seats)
+			"%d</body></message>", h.said), h.recipients)
 		return session.Done
 	})
 	api.Hooks.Make.Add(api.Module, session.Deliver, func(ev *session.Stanza) session.Verdict {
@@ -63,8 +63,8 @@ func loadHall(api *session.API) error {
 	return nil
 }
 
-// A client that joins thousands gets as many presences as it takes, within its outbox's limit, in order,
-// and what is said meanwhile between them.
+// A client that joins a hall of thousands gets the presences as it reads them, within its
+// outbox's bounds, in order, and with live messages between them.
 func TestOffer(t *testing.T) {
 	lim := session.DefaultLimits()
 	lim.Rate = 0
@@ -129,8 +129,8 @@ func TestOffer(t *testing.T) {
 
 var twice = session.NewKind("test-twice")
 
-// An entity that keeps its occupants and now and then gathers the same for once says all to each in one
-// order, whichever loops serve them.
+// An entity with a kept set of recipients, and with a temporary set of the same addresses now and
+// then, sends to each recipient in one order, whichever loops serve them.
 func TestGatheredReceiversInOrder(t *testing.T) {
 	type occupants struct {
 		kept *session.Recipients
@@ -157,15 +157,15 @@ func TestGatheredReceiversInOrder(t *testing.T) {
 				b.Message[session.ToBare].Add(api.Module, session.Deliver, func(ev *session.Stanza) session.Verdict {
 					o, l := session.Live[occupants](ev.Entity()), ev.LoopRouter()
 					for i := range 6 {
-						seats := o.kept
+						recipients := o.kept
 						if i%2 == 1 {
-							seats = l.TempRecipients()
+							recipients = l.TempRecipients()
 							for _, to := range o.all {
-								seats.Add(to)
+								recipients.Add(to)
 							}
 						}
 						l.Fanout(ev.Entity(), ev.To, fmt.Appendf(nil,
-							"<message type='headline'><body>said %d</body></message>", o.said), seats)
+							"<message type='headline'><body>said %d</body></message>", o.said), recipients)
 						o.said++
 					}
 					return session.Done

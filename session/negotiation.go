@@ -13,9 +13,9 @@ import (
 	"canto/xmlstream"
 )
 
-// contentNamespace reports whether a client's header may have the default namespace def (RFC 6120
-// §4.8.2): the content namespace, or none of that kind, where each stanza declares its own: the namespace
-// of the header itself, as in prefix-free canonicalization, or nothing at all.
+// contentNamespace reports whether def may be the default namespace of a client's header (RFC
+// 6120 section 4.8.2): jabber:client, or the stream's namespace or none, with which each stanza
+// declares its own.
 func contentNamespace(def xmlstream.Atom) bool {
 	switch def.String() {
 	case stanza.NSClient, stanza.NSStream:
@@ -24,8 +24,8 @@ func contentNamespace(def xmlstream.Atom) bool {
 	return def == xmlstream.None
 }
 
-// wellFormedLang reports whether tag has the syntax of a language tag (BCP 47, RFC 5646 §2.2.9); its subtags
-// need not be registered.
+// wellFormedLang reports whether tag has the syntax of a language tag (BCP 47, RFC 5646 section
+// 2.2.9). Its subtags need not be registered.
 func wellFormedLang(tag string) bool {
 	if len(tag) > 64 || strings.ContainsRune(tag, '_') {
 		return false
@@ -35,8 +35,9 @@ func wellFormedLang(tag string) bool {
 	return err == nil || errors.As(err, &unknown)
 }
 
-// readHeader takes host, language and claimed sender from a header. The host is fixed once SASL has
-// succeeded (attack S01).
+// readHeader reads host, version and claimed sender from the peer's stream header. It returns a
+// stream error if the host is not served here, is a service host, or is not the one for which
+// SASL has succeeded (attack S01), and for a version below 1.0.
 func (st Negotiation) readHeader(e xmlstream.Element) error {
 	to, ok := e.Attr(stanza.AttrTo)
 	if !ok {
@@ -48,7 +49,7 @@ func (st Negotiation) readHeader(e xmlstream.Element) error {
 	}
 	local, domain, _ := j.Parts()
 	h, ours := st.loop.router.Table.Host(domain)
-	if !ours || local != "" || h.service { // no user logs in at a service
+	if !ours || local != "" || h.service {
 		return ErrHostUnknown
 	}
 	if st.traits&HasUser != 0 && domainOf(st.negotiation.peer) != domain {
@@ -63,7 +64,7 @@ func (st Negotiation) readHeader(e xmlstream.Element) error {
 		st.bits |= bitCounted
 	}
 	v, ok := e.Attr(stanza.AttrVersion)
-	if !ok || len(v) == 0 || v[0] == '0' { // RFC 6120 §4.7.5: we speak 1.0 and no less
+	if !ok || len(v) == 0 || v[0] == '0' { // RFC 6120 section 4.7.5
 		return ErrUnsupportedVersion
 	}
 	if from, ok := e.Attr(stanza.AttrFrom); ok {
@@ -74,25 +75,7 @@ func (st Negotiation) readHeader(e xmlstream.Element) error {
 	return nil
 }
 
-// openHeader sends our stream header.
-func (st *Stream) openHeader() {
-	var from jid.JID
-	if st.host != nil {
-		from = st.host.JID
-	}
-	id := ""
-	if st.loop.router.StreamID != nil {
-		id = st.loop.router.StreamID()
-	}
-	st.bits |= bitHeader
-	var to jid.JID
-	if st.negotiation != nil {
-		to = st.negotiation.claimedFrom
-	}
-	st.transport.Open(from, to, id, "en")
-}
-
-// sendFeatures offers what st may negotiate now (RFC 6120 §4.3.2).
+// sendFeatures sends the stream features that st offers now (RFC 6120 section 4.3.2).
 func (st Negotiation) sendFeatures() {
 	st.bits |= bitFeatures
 	a := st.loop.Appender()
@@ -107,12 +90,14 @@ func (st Negotiation) sendFeatures() {
 	st.Send(a.B)
 }
 
-// offers reports whether f is offered on st, and so accepted: the two are one value (attack S04).
+// offers reports whether f is offered on st now. An element of f is accepted on the same
+// condition (attack S04).
 func (st Negotiation) offers(f *StreamFeature) bool {
 	return st.traits&f.Needs == f.Needs && st.traits&f.Forbids == 0 && (f.Available == nil || f.Available(st))
 }
 
-// feature is the one that an element belongs to; for an iq, by its payload.
+// feature returns the offered feature that an element belongs to, by the name of payload: the
+// element itself, or the payload of an iq. nil: there is none.
 func (st Negotiation) feature(e, payload xmlstream.Element, iq bool) *StreamFeature {
 	if st.host == nil {
 		return nil
@@ -136,8 +121,8 @@ func (st Negotiation) feature(e, payload xmlstream.Element, iq bool) *StreamFeat
 	return nil
 }
 
-// forUs reports whether a stanza of a stream that is not bound is for the server itself or the client's
-// account.
+// forUs reports whether an iq of a stream without a session is for the server itself, or for the
+// client's own account.
 func (st Negotiation) forUs(e xmlstream.Element) bool {
 	to, directed := e.Attr(stanza.AttrTo)
 	if !directed {
@@ -147,7 +132,8 @@ func (st Negotiation) forUs(e xmlstream.Element) bool {
 	return err == nil && (j == st.negotiation.peer || j == st.host.JID)
 }
 
-// knowsElement reports whether some feature of the host has this element, open or not.
+// knowsElement reports whether a feature of the host has an element of this name, offered now or
+// not.
 func (st Negotiation) knowsElement(n xmlstream.Name) bool {
 	if st.host == nil {
 		return false
@@ -178,7 +164,8 @@ func (st Negotiation) FailIQ(id string, c stanza.Condition) {
 	st.Send(a.B)
 }
 
-// Exchange is what a feature keeps between two elements of one negotiation; SASL's is here.
+// Exchange returns what a feature has stored with SetExchange: the state of SASL between two
+// elements. nil: nothing.
 func (st Negotiation) Exchange() any {
 	if st.negotiation == nil {
 		return nil
@@ -186,14 +173,15 @@ func (st Negotiation) Exchange() any {
 	return st.negotiation.exchange
 }
 
-// SetExchange replaces it; nil ends the exchange.
+// SetExchange stores the state of an exchange; nil ends it. It does nothing on a bound stream.
 func (st Negotiation) SetExchange(v any) {
 	if st.negotiation != nil {
 		st.negotiation.exchange = v
 	}
 }
 
-// CountFailure counts a failed try to authenticate and returns how many there were on this stream.
+// CountFailure counts a failed try to authenticate, and returns how many there were on this
+// stream.
 func (st Negotiation) CountFailure() int {
 	if st.negotiation == nil {
 		return 0
@@ -202,22 +190,23 @@ func (st Negotiation) CountFailure() int {
 	return st.negotiation.authFailures
 }
 
-// SnapshotRevocations says that who is looked up now, to become what Authenticated is given: a
-// [Router.Kick] from here on keeps st from binding, whatever the lookup saw.
-func (st Negotiation) SnapshotRevocations(who jid.JID) {
-	st.negotiation.revocationEpoch = st.loop.router.Table.revocationEpoch(who.Bare())
+// SnapshotRevocations stores the revocation epoch of an account before its credentials are looked
+// up. If the account is kicked afterwards ([Router.Kick]), Bind closes the stream, whatever the
+// look-up returned.
+func (st Negotiation) SnapshotRevocations(user jid.JID) {
+	st.negotiation.revocationEpoch = st.loop.router.Table.revocationEpoch(user.Bare())
 }
 
-// Authenticated ends a successful SASL negotiation (RFC 6120 §6.4.6): who is the bare JID that the
-// verifier returned, account its id in the store. The peer restarts the stream next.
-func (st Negotiation) Authenticated(who jid.JID, account uint64) {
-	st.negotiation.peer, st.negotiation.accountID, st.negotiation.exchange = who.Bare(), account, nil
+// Authenticated ends a successful SASL negotiation (RFC 6120 section 6.4.6): user is the bare JID
+// that the verifier returned, account its id in the store. The peer restarts the stream next.
+func (st Negotiation) Authenticated(user jid.JID, account uint64) {
+	st.negotiation.peer, st.negotiation.accountID, st.negotiation.exchange = user.Bare(), account, nil
 	st.traits |= HasUser
 	st.restart()
 }
 
-// Secured is called when TLS is up; the peer restarts the stream next (RFC 6120 §5.4.3.3). Nothing
-// that came before survives: host, id, language, a SASL exchange.
+// Secured is called when the TLS handshake has succeeded. The peer restarts the stream next (RFC
+// 6120 section 5.4.3.3); nothing that was negotiated in the clear is kept.
 func (st *Stream) Secured() {
 	st.traits |= Secure
 	if st.host != nil {
@@ -227,13 +216,15 @@ func (st *Stream) Secured() {
 	st.restart()
 }
 
-// Upgrade is what the starttls feature calls: if nothing was sent behind <starttls/>, <proceed/> leaves
-// and the handshake begins.
+// Upgrade is called by the starttls feature: after the handler <proceed/> is sent and the
+// handshake begins, if no data follows <starttls/>.
 func (st Negotiation) Upgrade() { st.bits |= bitUpgrade }
 
+// restart makes st expect a new stream header (RFC 6120 section 4.3.3), with the parser's limits
+// for what the peer is now. A stream error from here on is sent after a header of its own.
 func (st *Stream) restart() {
 	st.state = Opening
-	st.bits &^= bitFeatures | bitHeader // an error from here on is the new stream's, behind its own header
+	st.bits &^= bitFeatures | bitHeader
 	lim := st.loop.router.limits().unauthed
 	if st.traits&HasUser != 0 {
 		lim = st.loop.router.limits().authed
@@ -241,6 +232,7 @@ func (st *Stream) restart() {
 	st.in.Reset(lim)
 }
 
+// leaveHost takes st out of its host's count of connections.
 func (st *Stream) leaveHost() {
 	if st.bits&bitCounted != 0 {
 		st.host.connections.Add(-1)
@@ -249,51 +241,16 @@ func (st *Stream) leaveHost() {
 	st.host = nil
 }
 
-// Send sends one nonza, or the features, past no hook. A peer that has no room for what the server itself
-// says does not read: its stream ends, as it could not go on without a hole.
+// Send sends one nonza, or the features, without hooks. If the transport has no room for it the
+// peer does not read: the stream ends as a slow consumer, because it could not continue with an
+// element missing.
 func (st *Stream) Send(el []byte) {
 	if st.state != Closing && !st.transport.Send(el) && !st.transport.Closing() {
 		st.Close(errSlowReader)
 	}
 }
 
-// Close ends st with a stream error, or with no more than the end tag if err is nil. Its client has not
-// logged out: its session may rest. Closing twice is closing once.
-func (st *Stream) Close(err error) { st.endStream(err, endingOf(err)) }
-
-// endStream ends st by why.
-func (st *Stream) endStream(err error, why Ending) {
-	st.loop.Loop.AssertOwned()
-	if st.state == Closing {
-		return
-	}
-	countClose(st.loop, err)
-	if st.bits&bitHeader == 0 {
-		// RFC 6120 §4.9.1.2: an error before our header is sent after one.
-		st.openHeader()
-	}
-	st.state, st.ending = Closing, why
-	if st.sess != nil {
-		st.sess.streamClosing(st.ref(), why)
-	}
-	st.transport.Close(err)
-}
-
-// countClose counts the stream error that ends a stream.
-func countClose(l *LoopRouter, err error) {
-	if se, ok := err.(*StreamError); ok {
-		c := se.Condition
-		if _, ok := streamErrorConditions[c]; !ok {
-			c = "undefined-condition"
-		}
-		l.stats.StreamErrors[c]++
-		if se == errSlowReader {
-			l.stats.Limits["outbox"]++
-		}
-	}
-}
-
-// parkForReply is park for work that ends in an answer that the peer waits for.
+// parkForReply is park for a work that ends in a reply, for which the peer is expected to wait.
 func (st Negotiation) parkForReply() {
 	if st.parked == 0 {
 		st.transport.PauseForReply()
@@ -302,8 +259,8 @@ func (st Negotiation) parkForReply() {
 	st.pendingWork++
 }
 
-// closeOnPanic, deferred around what the negotiation of a stream sets off, turns a panic into the end of that
-// stream.
+// closeOnPanic is deferred around the handling of a nonza and around negotiation: it turns a
+// panic into the end of the stream.
 func closeOnPanic(st *Stream) {
 	if r := recover(); r != nil {
 		st.loop.handlePanic(r, panicFrame{addr: st.Peer(), depth: 0})
@@ -311,9 +268,9 @@ func closeOnPanic(st *Stream) {
 	}
 }
 
-// Await runs work on a worker while st takes no element, then runs then on st's loop, unless the
-// connection is gone by then; a panic in then ends st alone. For negotiation only. Cold path. It reports
-// whether the queue of c had room; if not, nothing is run.
+// Await lets a worker run work while st is parked, and then runs then on st's loop, unless the
+// connection has closed. A panic in then ends the stream alone. It returns false if the queue of
+// c is full; then neither runs. For negotiation only. It allocates.
 func (st Negotiation) Await(c reactor.Class, work func() error, then func(err error)) (ok bool) {
 	st.parkForReply()
 	if c == reactor.Disk {
@@ -322,12 +279,13 @@ func (st Negotiation) Await(c reactor.Class, work func() error, then func(err er
 	return st.awaitWork(st.profile(), c, work, then)
 }
 
-// AwaitAdmission is Await for work that costs a guest cost microseconds on a worker: it begins when it is
-// st's turn, fair by address and host.
+// AwaitAdmission is Await for work that takes cost microseconds of a worker, before the client
+// has logged in. It starts when the loop admits it: fair by host and address. It returns false if
+// it cannot wait for admission; if the queue of c is full at its turn, then gets ErrBusy.
 func (st Negotiation) AwaitAdmission(c reactor.Class, cost int, work func() error, then func(err error)) (
 	ok bool) {
 	p := st.profile()
-	p.pendingWork.Add(1) // until it has begun, and is counted as work
+	p.pendingWork.Add(1) // until awaitWork, which counts it as work
 	st.park(parkedWork)
 	host, addr := st.admissionKey()
 	ok = st.loop.Loop.RunAdmitted(host, addr, cost, func() {
@@ -346,8 +304,8 @@ func (st Negotiation) AwaitAdmission(c reactor.Class, cost int, work func() erro
 	return ok
 }
 
-// profile is the profile whose features st is offered: what they have set off counts as work of it. Of a
-// stream that has left its host it is one of no module.
+// profile returns the profile that offers the features of st: the works that they start count as
+// its pending work. A stream that has left its host gets an empty one.
 func (st Negotiation) profile() *Profile {
 	if st.host == nil {
 		return new(Profile)
@@ -355,9 +313,10 @@ func (st Negotiation) profile() *Profile {
 	return st.host.Profile()
 }
 
+// awaitWork is the part of Await after the parking. p is the profile that the work counts for.
 func (st Negotiation) awaitWork(p *Profile, c reactor.Class, work func() error, then func(err error)) (
 	ok bool) {
-	if st.host == nil { // the stream has left its host, and its features with it
+	if st.host == nil {
 		st.unpark(parkedWork)
 		return false
 	}
@@ -379,14 +338,15 @@ func (st Negotiation) awaitWork(p *Profile, c reactor.Class, work func() error, 
 	return ok
 }
 
-// Costs of what a login sets off besides its own steps, as [reactor.LoginStepCost].
+// Costs, in microseconds, of what a login makes workers read, besides its own steps: see
+// reactor.LoginStepCost. With smaller numbers many logins at a time slow down established sessions more.
 const (
 	readCost = 30 // one row
 	loadCost = 60 // a resident set
 )
 
-// charge has st, which has not logged in, pay so many microseconds for work elsewhere: the later is its turn,
-// and that of its address and host, where many log in.
+// charge lets st, if it has no session yet, pay for work elsewhere, in microseconds: its next
+// admission, and those of its address and host, come later.
 func (st Negotiation) charge(cost int) {
 	if st.sess == nil {
 		host, addr := st.admissionKey()
@@ -394,6 +354,7 @@ func (st Negotiation) charge(cost int) {
 	}
 }
 
+// admissionKey returns the host and the address that admission charges.
 func (st Negotiation) admissionKey() (host uint32, addr netip.Addr) {
 	if st.host != nil {
 		host = st.host.ID
@@ -401,7 +362,8 @@ func (st Negotiation) admissionKey() (host uint32, addr netip.Addr) {
 	return host, st.transport.Remote().Addr()
 }
 
-// Delay runs then after d, while st takes no element: the delay before an answer to a failed login.
+// Delay runs then after d, while st is parked: the delay before the answer to a failed login. On
+// st's loop.
 func (st Negotiation) Delay(d reactor.Tick, then func()) {
 	p := st.profile()
 	p.pendingWork.Add(1)
@@ -419,9 +381,11 @@ func (st Negotiation) Delay(d reactor.Tick, then func()) {
 	})
 }
 
-// Bind makes the session of st once the account's resident set is in memory: with runs under the
-// account's lock, where [Account.Bind] and [Account.AddSession] are called. exists is false if the
-// account was deleted meanwhile.
+// Bind calls with under the lock of the client's account, once its resident set is in memory:
+// with calls [Account.Bind] and [Account.AddSession], or answers an error. exists is false if
+// there is no such account any more. st is parked until then. st is closed instead, without a
+// call of with, if its host was removed, if the account was kicked since SASL, or if the account
+// was deleted and another created. A panic closes st.
 func (st Negotiation) Bind(with func(a *Account, exists bool, err error)) {
 	l := st.loop
 	st.parkForReply()
@@ -439,19 +403,19 @@ func (st Negotiation) Bind(with func(a *Account, exists bool, err error)) {
 		done := false
 		defer func() {
 			if !done {
-				st.Close(ErrInternal) // unless it is closing, a hook has panicked: the rest is not st's
+				st.Close(ErrInternal) // a hook has panicked, or st is closing already
 			}
 		}()
 		if h, ok := l.router.Table.Host(st.host.Name); !ok || h != st.host {
-			st.Close(ErrHostGone) // its sessions were ended before this one was in the list
+			st.Close(ErrHostGone)
 			return
 		}
 		if l.router.Table.revocationEpoch(st.negotiation.peer) != st.negotiation.revocationEpoch {
-			st.Close(ErrReset) // banned, deleted, or with another password since SASL: it may try again
+			st.Close(ErrReset) // banned, deleted, or another password since SASL: the client may try again
 			return
 		}
 		if exists && a.id != st.negotiation.accountID {
-			st.Close(ErrReset) // the account that has logged in was deleted, and the name is another's
+			st.Close(ErrReset) // the name belongs to another account now
 			return
 		}
 		with(a, exists, err)

@@ -22,7 +22,7 @@ type hooked func(api *session.API) error
 
 func (h hooked) Load(api *session.API) error { return h(api) }
 
-// withModule is a server with all modules and one of the test's own.
+// withModule returns a server with all modules and one of the test's own.
 func withModule(t *testing.T, opt sessiontest.Options,
 	load func(api *session.API) error) *sessiontest.Server {
 	t.Helper()
@@ -39,7 +39,7 @@ func panicIf(cond bool) {
 	}
 }
 
-// works checks that strangers on every loop talk, are answered, and see presence.
+// works checks that other users on every loop exchange messages, are answered, and see presence.
 func works(t *testing.T, s *sessiontest.Server) {
 	t.Helper()
 	for i := range 4 {
@@ -60,7 +60,8 @@ func works(t *testing.T, s *sessiontest.Server) {
 	}
 }
 
-// A panic in a hook that mail meets costs that piece of mail: the loop routes the rest, then and later.
+// A panic in a hook that processes mail costs that stanza alone: the loop routes the rest of its
+// mail, then and later.
 func TestPanicInMail(t *testing.T) {
 	armed := false
 	s := withModule(t, sessiontest.Options{AllowPanics: true}, func(api *session.API) error {
@@ -88,8 +89,8 @@ func TestPanicInMail(t *testing.T) {
 	works(t, s)
 }
 
-// A panic at one receiver of a broadcast, small or large, costs the others nothing, and the sender's
-// account goes on.
+// A panic at one recipient of a broadcast, small or large, costs the other recipients nothing,
+// and the sender's account goes on.
 func TestPanicInBroadcast(t *testing.T) {
 	for _, n := range []int{10, 200} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
@@ -104,8 +105,8 @@ func TestPanicInBroadcast(t *testing.T) {
 				return nil
 			})
 			star := s.Login("star", "star@localhost/x")
-			seats := &session.Recipients{}
-			seats.Reset(len(s.Router.LoopRouters()))
+			recipients := &session.Recipients{}
+			recipients.Reset(len(s.Router.LoopRouters()))
 			var fans []*sessiontest.Client
 			for i := range n {
 				c := s.Login(fmt.Sprint("fan", i), fmt.Sprintf("fan%d@localhost/x", i))
@@ -114,7 +115,7 @@ func TestPanicInBroadcast(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				seats.Add(to)
+				recipients.Add(to)
 			}
 			armed = true
 			host, _ := s.Router.Table.Host("localhost")
@@ -123,7 +124,7 @@ func TestPanicInBroadcast(t *testing.T) {
 			l.Loop.Post(func() {
 				l.Enter(func() {
 					l.WithAccount(host, star.Bare(), func(l *session.LoopRouter, a *session.Account, _ bool, err error) {
-						l.Fanout(a, me, []byte("<message type='headline'><body>news</body></message>"), seats)
+						l.Fanout(a, me, []byte("<message type='headline'><body>news</body></message>"), recipients)
 					})
 				})
 			})
@@ -144,8 +145,8 @@ func TestPanicInBroadcast(t *testing.T) {
 	}
 }
 
-// A panic in what waits for a commit, or for a worker, costs that request, which is answered (RFC 6120
-// §8.2.3); what others wait for goes on.
+// A panic in a callback that waits for a commit, or for a worker, costs that request, which is
+// answered (RFC 6120 §8.2.3). Other callbacks that wait go on.
 func TestPanicWhereARequestWaits(t *testing.T) {
 	name := xmlstream.N("urn:of-the-test", "q")
 	for _, how := range []string{"commit", "worker"} {
@@ -172,7 +173,7 @@ func TestPanicWhereARequestWaits(t *testing.T) {
 			got := one.Received()
 			if !strings.Contains(got, "<iq type='error' id='bad'") ||
 				!strings.Contains(got, "internal-server-error") || !strings.Contains(got, "id='next'") {
-				t.Errorf("the one whose handler panics got %q", got)
+				t.Errorf("the client with the handler that panics got %q", got)
 			}
 			if got := two.Received(); !strings.Contains(got, "<iq type='result' id='good'") {
 				t.Errorf("the other got %q", got)
@@ -182,7 +183,7 @@ func TestPanicWhereARequestWaits(t *testing.T) {
 	}
 }
 
-// A panic in a hook that is told of a session's end does not leave the session there.
+// A panic in a hook that is called at a session's end does not keep the session in its account.
 func TestPanicAtUnbind(t *testing.T) {
 	s := withModule(t, sessiontest.Options{AllowPanics: true}, func(api *session.API) error {
 		api.Hooks.Unbound.Add(api.Module, session.Guard, func(_ *session.LoopRouter, se *session.Session) {
@@ -210,7 +211,7 @@ func TestPanicAtUnbind(t *testing.T) {
 	works(t, s)
 }
 
-// A panic in a stanza that waited in an account's inbox is answered if it is a request.
+// A request that has waited in an account's inbox, and that makes a hook panic, is answered.
 func TestPanicInInboxIsAnswered(t *testing.T) {
 	s := withModule(t, sessiontest.Options{AllowPanics: true}, func(api *session.API) error {
 		api.Hooks.IQ[session.ToBare].Add(api.Module, session.Guard, func(ev *session.Stanza) session.Verdict {
@@ -230,8 +231,8 @@ func TestPanicInInboxIsAnswered(t *testing.T) {
 	}
 }
 
-// Work that ends after its time was up does not let a stream go on that waits for something else by then: its
-// requests are answered in their order.
+// Work that ends after its request has timed out does not let a stream continue that waits for
+// something else by then: its requests are answered in their order.
 func TestLateWorkUnparksNothing(t *testing.T) {
 	name := xmlstream.N("urn:of-the-test", "q")
 	s := withModule(t, sessiontest.Options{Slow: func() time.Duration {
@@ -287,7 +288,7 @@ func TestKickIsSeen(t *testing.T) {
 	}
 }
 
-// An unloading is a module that notes when it was unloaded.
+// An unloading is a module that notes when it is unloaded.
 type unloading struct {
 	load     func(api *session.API) error
 	unloaded *bool
@@ -296,8 +297,8 @@ type unloading struct {
 func (u unloading) Load(api *session.API) error { return u.load(api) }
 func (u unloading) Unload() error               { *u.unloaded = true; return nil }
 
-// A profile that no host runs any more is unloaded when nothing of it is under way: no request on a
-// worker, no load.
+// A profile that no host uses any more is unloaded when nothing of it is in flight: no request on
+// a worker, no load.
 func TestRetireWaits(t *testing.T) {
 	name := xmlstream.N("urn:of-the-test", "q")
 	unloaded, answered := false, false
@@ -345,8 +346,8 @@ func TestRetireWaits(t *testing.T) {
 	}
 }
 
-// A request, or a step of a negotiation, that still waits to begin is under way too: a reload that comes
-// meanwhile does not unload the module whose work and answer are to come.
+// A request, or a step of a negotiation, that waits for its start is in flight too: a reload in
+// the meantime does not unload the module that has to work and to answer.
 func TestRetireWaitsForWhatHasNotBegun(t *testing.T) {
 	name := xmlstream.N("urn:of-the-test", "q")
 	for how, do := range map[string]func(s *sessiontest.Server, c *sessiontest.Client){
@@ -356,7 +357,7 @@ func TestRetireWaitsForWhatHasNotBegun(t *testing.T) {
 		},
 		"Delay": func(_ *sessiontest.Server, c *sessiontest.Client) { c.Send("<q xmlns='urn:of-the-test'/>") },
 		"AwaitTurn": func(s *sessiontest.Server, _ *sessiontest.Client) {
-			// Both are of one loop, and the first takes all that guests may have in a turn.
+			// Both are of one loop, and the first takes all that unauthenticated connections may have in a turn.
 			for _, name := range []string{"juliet", "nurse"} {
 				s.Client(name).Conn().Write([]byte("<q xmlns='urn:of-the-test'/>"))
 			}
@@ -435,8 +436,8 @@ func TestRetireWaitsForWhatHasNotBegun(t *testing.T) {
 	}
 }
 
-// No stanza stops its sender for longer than it takes to earn a burst, however many clogged clients it
-// goes to and however large it may be.
+// No stanza stops its sender for longer than the time to earn a burst, however many congested
+// clients it goes to and however large it is.
 func TestCrowdPriceHasAnEnd(t *testing.T) {
 	lim := session.DefaultLimits()
 	lim.Stanza, lim.Rate, lim.RateBurst = 16<<20, 1<<20, 16<<20
@@ -486,7 +487,7 @@ func TestLimitsAreCounted(t *testing.T) {
 	if n := count("outbox"); n != 1 {
 		t.Errorf("outbox: %d", n)
 	}
-	// One whose stream ends by itself is no slow reader.
+	// A session with a stream that ends by itself is no slow consumer.
 	gone := s.Login("gone", "gone@localhost/x")
 	gone.Conn().SetWindow(0)
 	gone.Send("<iq type='get' id='p'><ping xmlns='urn:xmpp:ping'/></iq>")
@@ -496,7 +497,7 @@ func TestLimitsAreCounted(t *testing.T) {
 	if n := count("outbox"); n != 1 {
 		t.Errorf("outbox, after a clean end: %d", n)
 	}
-	// One that catches up and has no room for more.
+	// A session that is backlogged and has no room for more.
 	s.AddAccount("late@localhost")
 	for range 20 {
 		romeo.Send("<message to='late@localhost' type='chat'><body>" + strings.Repeat("x", 8000) +
@@ -517,8 +518,8 @@ func TestLimitsAreCounted(t *testing.T) {
 	}
 }
 
-// A panic in a hook that sees what leaves, under the outbox lock, ends that stanza alone: the lock is
-// given back.
+// A panic in an Outgoing hook, under the outbox lock, ends that stanza alone: the lock is
+// released.
 func TestPanicInOutgoing(t *testing.T) {
 	s := withModule(t, sessiontest.Options{AllowPanics: true}, func(api *session.API) error {
 		api.Hooks.Outgoing.Add(api.Module, session.Guard,
@@ -538,7 +539,8 @@ func TestPanicInOutgoing(t *testing.T) {
 	works(t, s)
 }
 
-// A contact at which a hook panics when an account is deleted is told again: rows are erased when all know.
+// If a hook panics at a contact of an account that is deleted, the contact is told again: rows
+// are erased when all contacts have been told.
 func TestPanicAtAContact(t *testing.T) {
 	panics := 0
 	s := withModule(t, sessiontest.Options{AllowPanics: true}, func(api *session.API) error {

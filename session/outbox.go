@@ -7,7 +7,90 @@ import (
 	"canto/session/stanza"
 )
 
-// dropCopy reports whether h, whose session ends, is the only copy that is left.
+// How an element reaches a client: Session.Send runs the Outgoing hooks and writes the element to the wire.
+// If the wire has no room the element is queued, and the wire is asked for a drain notification. When the
+// client's socket has taken everything, Session.drained (source.go) continues with the sources and with
+// Session.flushQueue, which sends queued elements up to LowWaterMark. If the queue is full the client
+// does not read: the session is ended. When a session is removed its unsent elements are routed again
+// (ending.go).
+
+// An outbox is what a [Session] has besides its wire while elements wait for the client: live stanzas
+// for which the wire has no room, sources of many elements, and elements that hooks defer. It is made
+// by Outbox.ensure and freed by Outbox.releaseIfEmpty, so that an idle session has none. The session's
+// outbox lock (Session.outboxMu) guards all fields.
+type outbox struct {
+	queue       []queuedElement // live elements that wait for room on the wire, oldest first
+	queuedBytes int             // sum of the lengths of queue's elements
+	// sentSinceDrain counts the bytes that sendQueued gave to the wire since the client was last known to
+	// have taken everything. At LowWaterMark nextQueued waits for the next drain notification.
+	sentSinceDrain int
+	// refusing is set when a message was refused because the queue is full while a source blocks live
+	// messages. Later messages are refused too: a module stores them all, in their order.
+	refusing bool
+	// blocked is set when the wire had no room for an element. Every element is queued until the wire has
+	// drained.
+	blocked bool
+	// retryPending is set while a timer of retryAfterDrain is armed, because the account could not be read.
+	retryPending  bool
+	drainsPending int             // drain notifications that were requested and have not arrived
+	sources       []*activeSource // the first is pulled; the others wait for its end
+	deferred      []queuedElement // elements that hooks deferred: see Outbox.Defer
+	deferredBytes int             // sum of the lengths of deferred's elements
+	vars          *varNode        // values of modules: see OutboxVar
+}
+
+// An Outbox is a [Session] while its outbox lock is held. Hooks of the Outgoing chain and the
+// callback of [Session.Outbox] get one, and may use it until they return. The lock is the last in
+// the lock order but for those of the connection: under it no entity lock may be taken and
+// nothing may block. All methods, exported or not, need that lock, unless their comment says
+// otherwise.
+type Outbox struct{ s *Session }
+
+// lockOutbox takes the outbox lock of s and returns the Outbox to unlock. Any goroutine, with or
+// without the account's lock. With -tags invariants a wrong lock order panics here.
+func (s *Session) lockOutbox() Outbox {
+	outboxCheck()
+	s.outboxMu.Lock()
+	return Outbox{s}
+}
+
+// unlock releases the outbox lock. The Outbox must not be used afterwards.
+func (out Outbox) unlock() {
+	out.s.outboxMu.Unlock()
+	outboxUncheck()
+}
+
+// A queuedElement is one element that waits in an outbox. Its bytes are its own and do not change.
+type queuedElement struct {
+	bytes      []byte
+	from, to   jid.JID // zero for what the server itself says: see OutboundStanza.From
+	kind       stanza.Kind
+	deliveries *deliveryCount // of a message for several sessions; nil: for this session alone
+}
+
+// An OutboundStanza is one complete XML element on its way to the client of a session. [Session.Send]
+// copies the bytes; the caller may reuse them when it returns.
+type OutboundStanza struct {
+	Bytes []byte      // one complete element
+	Kind  stanza.Kind // what Bytes are; Nonza for what is no stanza
+
+	fromSource bool // a Source gave it: on failure the source keeps it, the queue never does
+	hooksRun   bool // the Outgoing hooks have seen it already
+
+	// deliveries points to the count of a stanza that several sessions may get. The first session that
+	// queues the stanza makes the count.
+	deliveries **deliveryCount
+
+	// From and To are the addresses of a stanza that another entity has sent. Such a stanza keeps its place
+	// among the others of its kind, and it is routed again if the session ends before the client has it.
+	// Both are zero for what the server itself says: that overtakes the queue.
+	From, To jid.JID
+}
+
+// dropCopy takes h out of the count of its message, because its session ends. It returns true if
+// no other session has or queues the message, so that the caller must route it again or answer
+// it; false if another session has it. An element without a count is always the last copy. Under
+// the account's lock, which guards the count.
 func (h *queuedElement) dropCopy() bool {
 	if h.deliveries == nil {
 		return true
@@ -19,39 +102,51 @@ func (h *queuedElement) dropCopy() bool {
 	return true
 }
 
-// What a session may hold back: bytes, and elements.
+// Bounds of a session's queue of live elements and, separately, of its deferred elements. Presence and iqs,
+// and elements for an ending session, may exceed those of the queue: see Outbox.enqueue.
 const (
 	maxQueuedBytes = 1 << 20
 	maxQueuedCount = 1000
 )
 
-// A session whose account can't be read is ended later: after firstUnbindRetry ticks, then after twice as
-// many, up to maxUnbindRetry. After maxUnbindTries tries, some five minutes, it is ended all the same, and
-// its contacts are not told: an account that can't be read for good must not hold its sessions, and the
-// store's work, for ever.
+// The end of a session needs its account's resident set. If the store cannot read it, the end is tried
+// again: after firstUnbindRetry ticks (a second), then after twice as many each time, up to
+// maxUnbindRetry (64 seconds). After maxUnbindTries tries, some five minutes, the session is removed
+// without its contacts being told: an account that is unreadable for good must not keep its sessions,
+// and the work of reading it, for ever.
 const (
 	firstUnbindRetry = 10
 	maxUnbindRetry   = 640
 	maxUnbindTries   = 10
 )
 
-// LowWaterMark is how much of a [Source], in bytes, may be on its way to the client before the source is
-// asked for more: no amount of what the server itself has to say fills the outbox, whose limit is for
-// what others send.
+// LowWaterMark bounds the bytes of a [Source] that are in flight to the client: the source is
+// asked for its next element while less is in flight. It bounds also how much of the queue is
+// given to the wire between two drain notifications. So stored messages and archive pages, of any
+// length, do not fill the outbox; its bounds are for what other entities send.
 const LowWaterMark = 128 << 10
 
-// Send puts p in the outbox of s: it runs the Outgoing hooks and gives p to the wire. A session that
-// rests, is given stored messages, or whose wire has no room keeps p for later. It reports whether s took
-// p: a session that is closing takes nothing; one that is [Session.Backlogged] and has no room for
-// another message refuses it, and lives; one whose client does not read ends when it can keep no more, as
-// does one that rests. Any goroutine, any lock held; the order is that of callers that hold the account's
-// lock.
+// Send gives p to the client of s. It runs the Outgoing hooks, then writes p to the wire, or copies it into
+// the queue if the session hibernates, if the wire has no room, or if messages must wait for a [Source].
+// It returns true if the session, or a hook, took p. If it returns false the caller must store p or answer
+// it:
+//
+//   - The session is ending.
+//   - p is a message, the session is [Session.Backlogged], and its queue is full. The session goes on.
+//   - The queue is full for another reason: the client does not read, or the session has hibernated for too
+//     long. Then Send ends the session, or its stream, as a slow consumer. If the ending session can still
+//     queue p, to be routed again, Send returns true.
+//
+// Any goroutine, with any lock but an outbox lock held. Elements leave in the order of calls that are made
+// under the account's lock.
 func (s *Session) Send(p OutboundStanza) (ok bool) {
 	out := s.lockOutbox()
 	defer out.unlock()
 	return out.send(p)
 }
 
+// send is [Session.Send] under the outbox lock. Elements of a Source are refused as soon as the
+// stream is ending.
 func (out Outbox) send(p OutboundStanza) (ok bool) {
 	if !out.accepts() || p.fromSource && out.s.ending != notEnded {
 		return false
@@ -67,38 +162,53 @@ func (out Outbox) send(p OutboundStanza) (ok bool) {
 	return out.write(p)
 }
 
-// write is send behind the hooks.
+// write is send without the Outgoing hooks. Its steps:
+//
+//   - If p need not wait, it is written to the wire. If the wire refuses it, the outbox is
+//     blocked until the wire has drained. An element of a Source is refused then: its source
+//     keeps it.
+//   - p is queued, if the queue has room.
+//   - Without room, a message of a backlogged session is refused: a module stores it after
+//     those that are stored already.
+//   - Presence is written past the queue if the wire takes it: to overtake two megabytes does
+//     less harm than to be lost.
+//   - Else the client is a slow consumer (or the session has hibernated for too long): the
+//     session or its stream is ended. An ending session has more room, and p is queued there,
+//     so that it is routed again in its order.
 func (out Outbox) write(p OutboundStanza) (ok bool) {
 	if !out.mustQueue(p) {
 		if out.s.wire.Send(p.Bytes) {
 			return true
 		}
 		if !out.block() && !out.accepts() || p.fromSource {
-			return false // what is pulled is kept where it is
+			return false // a source keeps its element itself
 		}
 	}
 	switch {
 	case out.enqueue(p):
 		return true
 	case out.backlogged() && p.Kind == stanza.Message:
-		return false // it is stored behind what s is given
+		return false // the caller stores it
 	case p.Kind == stanza.Presence && out.s.ending == notEnded && !out.s.hibernating() &&
-		!out.s.outbox.blocked &&
-		out.s.wire.Send(p.Bytes):
-		return true // presence overtakes two megabytes rather than being lost
-	case out.s.ending != notEnded: // and it is about to be unbound, or to rest
+		!out.s.outbox.blocked && out.s.wire.Send(p.Bytes):
+		return true
+	case out.s.ending != notEnded:
 		return false
 	}
 	why := slowReader
 	if out.s.hibernating() {
-		why = overflow // it could not be resumed without a hole
+		why = overflow // the session cannot be resumed without a gap
 	}
 	out.setEnding(why)
 	out.s.wire.Close(errSlowReader)
-	return out.accepts() && out.enqueue(p) // behind what it has, and routed again with that if it ends
+	return out.accepts() && out.enqueue(p) // it is routed again, in its order, if the session is removed
 }
 
-// mustQueue reports whether p is held back. Under the outbox lock.
+// mustQueue reports whether p has to wait in the queue although the wire may have room.
+// Everything waits while the session hibernates, while its stream is ending, and while the outbox
+// is blocked. Otherwise elements of a Source and of the server itself do not wait; a stanza of
+// another entity waits if the queue has elements, and a message also while a Source blocks live
+// messages.
 func (out Outbox) mustQueue(p OutboundStanza) bool {
 	switch {
 	case out.s.hibernating() || out.s.ending != notEnded || out.s.outbox != nil && out.s.outbox.blocked:
@@ -109,26 +219,30 @@ func (out Outbox) mustQueue(p OutboundStanza) bool {
 	return out.backlogged() && p.Kind == stanza.Message || out.s.outbox != nil && len(out.s.outbox.queue) > 0
 }
 
-// block has everything wait until the client has what the wire took, which has refused an element; false:
-// it closes, and s ends. Under the outbox lock.
+// block is called after the wire has refused an element: it makes every element wait until the
+// wire has drained. It returns false if the wire is closing instead; then the ending connLost is
+// noted. The notification is requested even if one is pending: only so a wire that is closing by
+// now is noticed.
 func (out Outbox) block() (ok bool) {
 	o := out.ensure()
-	o.blocked = out.requestDrain() // also where it was asked before: it may close by now
+	o.blocked = out.requestDrain()
 	if !o.blocked {
 		out.setEnding(connLost)
 	}
 	return o.blocked
 }
 
-// requestDrain has [Session.drained] called once the client has what was sent; false: the wire closes. Under
-// the outbox lock.
+// requestDrain asks the wire to notify the session ([Session.drained], on the stream's loop) when
+// the client's socket has taken everything that was sent so far. It returns false if the wire is
+// closing or the session hibernates: then there is no notification. A wire that is no [Drainer]
+// never refuses elements: its notification is posted to the loop at once.
 func (out Outbox) requestDrain() (ok bool) {
 	if out.s.hibernating() {
 		return false
 	}
 	if d, is := out.s.wire.(Drainer); is {
 		ok = d.NotifyDrain()
-	} else { // it never refuses an element, and so has sent it
+	} else { // this wire refuses no element, so it has sent them
 		l, ref := out.s.wire.Loop(), out.s.stream
 		ok = l.Loop.Post(func() { l.Enter(func() { out.s.drained(l, ref) }) })
 	}
@@ -138,7 +252,7 @@ func (out Outbox) requestDrain() (ok bool) {
 	return ok
 }
 
-// ensure is the outbox of s, made where there is none. Under the outbox lock.
+// ensure returns the session's outbox, and makes it if there is none.
 func (out Outbox) ensure() *outbox {
 	if out.s.outbox == nil {
 		out.s.outbox = new(outbox)
@@ -146,19 +260,19 @@ func (out Outbox) ensure() *outbox {
 	return out.s.outbox
 }
 
-// releaseIfEmpty forgets an outbox in which nothing is. Under the outbox lock.
+// releaseIfEmpty frees the session's outbox if it holds nothing and waits for no drain
+// notification.
 func (out Outbox) releaseIfEmpty() {
-	if o := out.s.outbox; o != nil && !o.blocked && o.drainsPending == 0 && len(o.queue)+len(o.sources)+
-		len(o.deferred) == 0 &&
-		o.vars == nil {
+	if o := out.s.outbox; o != nil && !o.blocked && o.drainsPending == 0 &&
+		len(o.queue)+len(o.sources)+len(o.deferred) == 0 && o.vars == nil {
 		out.s.outbox = nil
 	}
 }
 
-// enqueue keeps p for later; false: there is no room. One element has room, whatever its length. Presence
-// and iqs have twice the room of messages, which can be stored. A session that has ended, or whose stream
-// has, keeps what comes until it is unbound or rests, so that nothing overtakes what it has: as much
-// again. Under the outbox lock.
+// enqueue copies p into the queue. It returns false if there is no room. Messages have room for 1,000
+// elements and 1 MiB; presence and iqs for twice as much, because messages can be stored instead. An ending
+// session has room for 2,000 elements and 2 MiB more: it keeps what arrives until it is removed or
+// hibernates, so that no element overtakes the queued ones. An empty queue takes an element of any length.
 func (out Outbox) enqueue(p OutboundStanza) bool {
 	o, room := out.ensure(), 2
 	if p.Kind == stanza.Message {
@@ -167,9 +281,8 @@ func (out Outbox) enqueue(p OutboundStanza) bool {
 	if out.s.ending != notEnded {
 		room += 2
 	}
-	if o.refusing && p.Kind == stanza.Message || len(o.queue) >= room*maxQueuedCount || len(o.queue) > 0 &&
-		o.queuedBytes+
-			len(p.Bytes) > room*maxQueuedBytes {
+	if o.refusing && p.Kind == stanza.Message || len(o.queue) >= room*maxQueuedCount ||
+		len(o.queue) > 0 && o.queuedBytes+len(p.Bytes) > room*maxQueuedBytes {
 		o.refusing = o.refusing || p.Kind == stanza.Message && out.backlogged()
 		return false
 	}
@@ -178,7 +291,8 @@ func (out Outbox) enqueue(p OutboundStanza) bool {
 	return true
 }
 
-// copyElement is p with bytes of its own.
+// copyElement copies p, with its bytes, for a queue. If several sessions may get p it makes, or
+// shares, the count of deliveries.
 func (p *OutboundStanza) copyElement() queuedElement {
 	h := queuedElement{bytes: bytes.Clone(p.Bytes), from: p.From, to: p.To, kind: p.Kind}
 	if p.deliveries != nil {
@@ -190,20 +304,23 @@ func (p *OutboundStanza) copyElement() queuedElement {
 	return h
 }
 
-// refusesMessages reports whether no message is taken, as there are as many held back as may be.
+// refusesMessages reports whether messages are refused until a source has ended: see
+// outbox.refusing.
 func (out Outbox) refusesMessages() bool {
 	s := out.s
 	return s.ending == notEnded && s.outbox != nil && s.outbox.refusing
 }
 
-// Ended reports whether nothing more leaves for the client of s, as its stream closes. Under the
-// account's lock.
+// Ended reports whether the session or its stream is ending, so that nothing more is written to
+// the client. A session that is Ended may yet hibernate and be resumed. Any goroutine; it takes
+// the outbox lock.
 func (s *Session) Ended() bool {
 	why, _ := s.endedBy()
 	return why != notEnded
 }
 
-// streamClosing says that the stream ref of s ends by why.
+// streamClosing notes why the stream ref of s ends. It does nothing if s has another stream by
+// now. On the stream's loop.
 func (s *Session) streamClosing(ref StreamRef, why Ending) {
 	out := s.lockOutbox()
 	defer out.unlock()
@@ -212,8 +329,10 @@ func (s *Session) streamClosing(ref StreamRef, why Ending) {
 	}
 }
 
-// nextQueued takes the first element that is held back, if the wire should have it now; left: there is one,
-// and it waits until the client has what the wire took.
+// nextQueued takes the oldest element out of the queue for sendQueued. ok is false if there is
+// none to send now; left is true if the queue is not empty. Elements stay while the session
+// hibernates or ends, while the outbox is blocked, and while LowWaterMark bytes were sent since
+// the last drain: then it requests a drain notification, which continues the flush.
 func (out Outbox) nextQueued() (h queuedElement, ok, left bool) {
 	s, o := out.s, out.s.outbox
 	switch {
@@ -234,7 +353,9 @@ func (out Outbox) nextQueued() (h queuedElement, ok, left bool) {
 	return h, true, true
 }
 
-// sendQueued gives h to the wire, or puts it back in the first place.
+// sendQueued writes h, which nextQueued returned, to the wire, past the hooks: they have seen it
+// before it was queued. If the wire refuses it, sendQueued puts h back to the head of the queue,
+// blocks the outbox, and returns false.
 func (out Outbox) sendQueued(h queuedElement) bool {
 	s, o := out.s, out.ensure()
 	if !s.hibernating() && s.wire.Send(h.bytes) {
@@ -247,20 +368,19 @@ func (out Outbox) sendQueued(h queuedElement) bool {
 	return false
 }
 
-// endingTable is the table. rests: Hooks.Hibernate is asked whether the session outlives its stream.
-// bounces: what the session had not sent is for no other session and no storage. limit is counted beside
-// Stats.Ended.
+// endingTable has a row for each [Ending]; session.txt explains the rows, and TestEndings tests them.
 var endingTable = [numEndings]struct {
-	name           string
-	rests, bounces bool
-	limit          string
+	name         string // label of the metric canto_sessions_ended_total
+	mayHibernate bool   // the hooks of Hooks.Hibernate may keep the session for resumption
+	bounces      bool   // unsent stanzas are answered with an error; else they are routed again
+	limit        string // counted in Stats.Limits besides Stats.Ended; empty: no limit was hit
 }{
 	loggedOut:  {name: "logged-out"},
 	peerError:  {name: "peer-error"},
-	ourError:   {name: "our-error", rests: true},
-	shutdown:   {name: "shutdown", rests: true},
-	slowReader: {name: "slow-reader", rests: true}, // its limit is counted with the stream error
-	connLost:   {name: "line-lost", rests: true},
+	ourError:   {name: "our-error", mayHibernate: true},
+	shutdown:   {name: "shutdown", mayHibernate: true},
+	slowReader: {name: "slow-reader", mayHibernate: true}, // its limit is counted with the stream error
+	connLost:   {name: "line-lost", mayHibernate: true},
 	overflow:   {name: "overflow", limit: "outbox"},
 	expired:    {name: "expired"},
 	displaced:  {name: "displaced", limit: "resting_displaced"},
@@ -270,10 +390,10 @@ var endingTable = [numEndings]struct {
 	hookFailed: {name: "failed"},
 }
 
-// String is the label of the metric.
+// String returns the label of e in the metric of ended sessions.
 func (e Ending) String() string { return endingTable[e].name }
 
-// endingOf is what a stream has ended by that this server closes with err.
+// endingOf returns the Ending of a stream that this server closes with the stream error err.
 func endingOf(err error) Ending {
 	switch err {
 	case ErrSystemShutdown:
@@ -284,9 +404,9 @@ func endingOf(err error) Ending {
 	return ourError
 }
 
-// setEnding notes what ends s: the first thing counts, but what is known of the connection only gives way to
-// any other, and a decision that the session ends comes before all that happens to its stream. Under the
-// outbox lock.
+// setEnding notes why the session, or its stream, ends. The first reason counts, with three
+// exceptions: connLost gives way to any other reason, a decision about the session (an Ending
+// after connLost) replaces the end of a stream, and deleted replaces everything.
 func (out Outbox) setEnding(why Ending) {
 	if out.s.ending == notEnded || out.s.ending == connLost || why > connLost && out.s.ending < connLost ||
 		why == deleted {
@@ -294,7 +414,8 @@ func (out Outbox) setEnding(why Ending) {
 	}
 }
 
-// setEnding is stop under the outbox lock, and returns what s has ended by.
+// setEnding calls [Outbox.setEnding] under the outbox lock, which it takes, and returns the
+// reason that counts.
 func (s *Session) setEnding(why Ending) Ending {
 	out := s.lockOutbox()
 	defer out.unlock()
@@ -302,15 +423,17 @@ func (s *Session) setEnding(why Ending) Ending {
 	return s.ending
 }
 
-// endedBy is what ends s, notEnded if nothing does, and whether it ends whatever the hooks of
-// Hooks.Hibernate say.
+// endedBy returns why s ends, notEnded if it does not. over is true if s cannot hibernate,
+// whatever the hooks of Hooks.Hibernate say. It takes the outbox lock.
 func (s *Session) endedBy() (why Ending, over bool) {
 	defer s.lockOutbox().unlock()
-	return s.ending, s.ending != notEnded && !endingTable[s.ending].rests
+	return s.ending, s.ending != notEnded && !endingTable[s.ending].mayHibernate
 }
 
-// accepts reports whether s takes what it is sent: it goes on, or may rest once its connection is closed,
-// or rests and keeps what comes, until it is unbound, behind what it has. Under the outbox lock.
+// accepts reports whether the session takes elements at all. It does while it has not ended, and
+// while it hibernates. An ending session still takes elements if its queue has some (they are
+// routed again together) or if a hook may keep it for resumption. A removed session, which has no
+// wire, takes none.
 func (out Outbox) accepts() bool {
 	switch {
 	case out.s.ending == notEnded:
@@ -321,34 +444,14 @@ func (out Outbox) accepts() bool {
 		return true
 	}
 	if o := out.s.outbox; o != nil && len(o.queue) > 0 {
-		return true // behind what is routed again when it is unbound
+		return true // the queue is routed again when the session is removed
 	}
-	return endingTable[out.s.ending].rests && len(out.s.account.host.Profile().Hooks.Hibernate.hooks) > 0
+	return endingTable[out.s.ending].mayHibernate && len(out.s.account.host.Profile().Hooks.Hibernate.hooks) > 0
 }
 
-// bounce answers h, which was held back for a session of a, with a stanza error. Where a was deleted that
-// is what a stanza to an address without an account gets (RFC 6121 §8.5.1): routed again it might be for
-// another of that name.
-func bounce(l *LoopRouter, a *Account, h queuedElement, c stanza.Condition) {
-	if h.to.IsZero() || h.kind == stanza.Presence {
-		return
-	}
-	e, err := l.Parser.Element(h.bytes)
-	if err != nil {
-		l.Log.Error("a stanza that was held back does not parse", "jid", h.to.String(), "err", err)
-		return
-	}
-	defer l.Parser.Release(e)
-	ev := l.stanzas.push(l)
-	defer l.stanzas.pop()
-	env := envelope{from: h.from, to: h.to, kind: h.kind, hops: 1}
-	env.fillStanza(l, ev, e)
-	ev.Host = a.host
-	ev.Fail(c)
-}
-
-// takeUnsent takes everything that waits out of the outbox of s but its sources. What other sessions of the
-// account have is left out. Under the account's lock.
+// takeUnsent empties the queue and the deferred elements, and returns those that no other session
+// of the account has: the caller routes or answers them. Sources stay: see endSources. Under the
+// account's lock; it takes the outbox lock.
 func (s *Session) takeUnsent() (list []queuedElement) {
 	defer s.lockOutbox().unlock()
 	o := s.outbox
@@ -367,11 +470,13 @@ func (s *Session) takeUnsent() (list []queuedElement) {
 	return list
 }
 
-// Close ends the stream of s with a stream error, or cleanly if err is nil, and s with it, at the latest
-// when its connection is closed. Any goroutine, any lock held.
+// Close ends s and its stream. Its client is sent the stream error err, or only the end tag if
+// err is nil. The session does not hibernate; it is removed when its connection is closed at the
+// latest. Any goroutine, with any lock but an outbox lock held.
 func (s *Session) Close(err error) { s.close(err, kicked) }
 
-// close has s end by why, a decision, and tells its client err.
+// close notes why s ends and closes its wire with err. The wire of a hibernating session removes
+// it. The wire is closed after the outbox lock is released.
 func (s *Session) close(err error, why Ending) {
 	out := s.lockOutbox()
 	w := s.wire
@@ -382,21 +487,25 @@ func (s *Session) close(err error, why Ending) {
 	}
 }
 
-// A hibernatingWire is the wire of a session without a stream. Nothing is sent by it; what closes it ends the
-// session.
+// A hibernatingWire is the [Wire] of a session without a stream. It takes no element, so everything is
+// queued. Its Close (in ending.go) ends the session.
 type hibernatingWire struct {
-	l *LoopRouter // where the session's last stream was
+	l *LoopRouter // of the session's last stream
 	s *Session
 }
 
+// Send implements [Wire]. It takes nothing.
 func (r *hibernatingWire) Send([]byte) bool { return false }
 
+// Congested implements [Wire].
 func (r *hibernatingWire) Congested() bool { return false }
 
+// Loop implements [Wire]. It returns the loop of the session's last stream.
 func (r *hibernatingWire) Loop() *LoopRouter { return r.l }
 
-// Outbox runs f with the outbox of s, under its lock: for a module that changes there what it has in an
-// [OutboxVar]. Any goroutine, the account's lock held or not.
+// Outbox calls f with the outbox of s, under its lock, so that a module can change its
+// [OutboxVar] or flush deferred elements. f must not block or take a lock. Any goroutine, with or
+// without the account's lock.
 func (s *Session) Outbox(f func(o Outbox)) {
 	out := s.lockOutbox()
 	defer out.unlock()
@@ -404,17 +513,18 @@ func (s *Session) Outbox(f func(o Outbox)) {
 	out.releaseIfEmpty()
 }
 
-// Append sends p before what the hook was asked about, past the hooks. It reports whether the session
-// took it: see [Session.Send].
+// Append sends p before the element that the hook was called for. The Outgoing hooks do not run
+// for p. It returns true if the session took p: see [Session.Send]. p.Bytes are copied.
 func (out Outbox) Append(p OutboundStanza) (ok bool) { return out.accepts() && out.write(p) }
 
-// Defer keeps a copy of p until [Outbox.Flush]; false: it can't be held back, as it is from a [Source],
-// which would be told that it was taken, or there is no room: 1 MiB and 1,000 elements. If the session
-// ends before, stanzas of others are routed again.
+// Defer keeps a copy of p until [Outbox.Flush]. It returns false, and keeps nothing, if p comes
+// from a [Source] (which would be told that the client took it) or if the bounds are reached:
+// 1,000 elements or 1 MiB. If the session ends first, deferred stanzas of other entities are
+// routed again.
 func (out Outbox) Defer(p OutboundStanza) (ok bool) {
 	b := out.ensure()
-	if p.fromSource || len(b.deferred) >= maxQueuedCount || len(b.deferred) > 0 && b.deferredBytes+
-		len(p.Bytes) > maxQueuedBytes {
+	if p.fromSource || len(b.deferred) >= maxQueuedCount ||
+		len(b.deferred) > 0 && b.deferredBytes+len(p.Bytes) > maxQueuedBytes {
 		return false
 	}
 	b.deferred = append(b.deferred, p.copyElement())
@@ -422,8 +532,8 @@ func (out Outbox) Defer(p OutboundStanza) (ok bool) {
 	return true
 }
 
-// Flush sends what was held back, in order, past the hooks. What the session does not take now stays held
-// back.
+// Flush sends the deferred elements in order, without the Outgoing hooks. Elements that the
+// session does not take stay deferred.
 func (out Outbox) Flush() {
 	b := out.s.outbox
 	if b == nil {
@@ -448,7 +558,8 @@ func (out Outbox) Flush() {
 	}
 }
 
-// DropDeferred drops what is held back and old says so of: presence that a newer one replaces.
+// DropDeferred drops the deferred elements for which old returns true, such as presence that
+// newer presence replaces. They are not routed again.
 func (out Outbox) DropDeferred(old func(kind stanza.Kind, from jid.JID) bool) {
 	b := out.s.outbox
 	if b == nil {
@@ -466,16 +577,18 @@ func (out Outbox) DropDeferred(old func(kind stanza.Kind, from jid.JID) bool) {
 	b.deferred = rest
 }
 
-// An OutboxVar is one module's state in an outbox, under the outbox lock: what its OutgoingFunc has to
-// know. It is for what few sessions have, and is lost when the session ends.
+// An OutboxVar is the key of one module's value in an outbox: the state that its OutgoingFunc
+// needs. The value is lost when the session ends. It suits state that few sessions have, because
+// an outbox with a value is never freed.
 type OutboxVar[T any] struct{ id uint16 }
 
-// NewOutboxVar makes an OutboxVar, for a package variable.
+// NewOutboxVar registers an OutboxVar under a name that must be unique in the process. Call it
+// once, for a package variable.
 func NewOutboxVar[T any](name string) OutboxVar[T] {
 	return OutboxVar[T]{registerName(&registry.outboxVars, name)}
 }
 
-// Get is the state in o, nil if there is none.
+// Get returns the value in out, nil if there is none.
 func (k OutboxVar[T]) Get(out Outbox) *T {
 	if out.s.outbox == nil {
 		return nil
@@ -483,14 +596,16 @@ func (k OutboxVar[T]) Get(out Outbox) *T {
 	return varOf[T](out.s.outbox.vars, k.id)
 }
 
-// Set puts v into o; nil takes it out.
+// Set stores v in out; nil removes the value.
 func (k OutboxVar[T]) Set(out Outbox, v *T) {
 	if v != nil || out.s.outbox != nil {
 		setVar(&out.ensure().vars, k.id, v)
 	}
 }
 
-// mayReceiveFrom reports whether the account of s takes what from sent, by the rules that hold now.
+// mayReceiveFrom reports whether the account of s takes stanzas of the address from, by the
+// blocking rules of now (Hooks.Blocked). An account always takes its own. Under the account's
+// lock.
 func mayReceiveFrom(l *LoopRouter, s *Session, from jid.JID) bool {
 	a := s.account
 	if from.Bare() == a.addr {
@@ -504,14 +619,16 @@ func mayReceiveFrom(l *LoopRouter, s *Session, from jid.JID) bool {
 	return true
 }
 
-// Backlogged reports whether live messages for s wait behind what a [Source] gives it. A message that
-// such a session does not take belongs behind what is stored. Under the account's lock.
+// Backlogged reports whether live messages for s wait until a [Source] has ended (see
+// [Session.Pull]). If such a session refuses a message, the message belongs into storage after
+// those that the source reads. Under the account's lock; it takes the outbox lock.
 func (s *Session) Backlogged() bool {
 	out := s.lockOutbox()
 	defer out.unlock()
 	return out.backlogged()
 }
 
+// backlogged is [Session.Backlogged] under the outbox lock.
 func (out Outbox) backlogged() bool {
 	if out.s.outbox != nil {
 		for _, f := range out.s.outbox.sources {
@@ -523,7 +640,9 @@ func (out Outbox) backlogged() bool {
 	return false
 }
 
-// requestTakenDrain has the wire tell when the client has what f has given. Under the outbox lock.
+// requestTakenDrain requests a drain notification for what f has in flight, and remembers how
+// much that is: so many elements are Taken when it arrives. It does nothing if a notification is
+// pending.
 func (out Outbox) requestTakenDrain(f *activeSource) {
 	if out.s.outbox.drainsPending == 0 {
 		f.drainCount, f.drainBytes = f.inFlight, f.inFlightBytes

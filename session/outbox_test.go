@@ -15,8 +15,9 @@ import (
 	"canto/xmlstream"
 )
 
-// A peer that has no room for what the server itself says on its stream does not read: the stream ends with
-// policy-violation (RFC 6120 §4.9.3.14), which is counted, and does not go on with a hole.
+// A peer that has no room for what the server itself sends on its stream does not read: the
+// stream ends with policy-violation (RFC 6120 §4.9.3.14), which is counted, and does not go on
+// with an element missing.
 func TestNoRoomForANonza(t *testing.T) {
 	name := xmlstream.N("urn:of-the-test", "r")
 	s := withModule(t, sessiontest.Options{Reactor: func(c *reactor.Config) {
@@ -46,7 +47,7 @@ func TestNoRoomForANonza(t *testing.T) {
 	}
 }
 
-// limit is how often a limit was hit.
+// limit returns how often a limit was hit.
 func limit(s *sessiontest.Server, name string) (n uint64) {
 	for _, l := range s.Router.LoopRouters() {
 		n += l.Stats().Limits[name]
@@ -54,8 +55,8 @@ func limit(s *sessiontest.Server, name string) (n uint64) {
 	return n
 }
 
-// hibernatingWire keeps sessions whose connection is lost.
-func hibernatingWire(api *session.API) error {
+// keepsHibernating is a module that keeps a session hibernating when its connection is lost.
+func keepsHibernating(api *session.API) error {
 	api.Hooks.Hibernate.Add(api.Module, session.Deliver,
 		func(*session.LoopRouter, *session.Session) session.Verdict {
 			return session.Done
@@ -63,8 +64,8 @@ func hibernatingWire(api *session.API) error {
 	return nil
 }
 
-// A session that rests longer than it can keep what it is sent ends: it is unbound by the kernel, its
-// contacts are told (RFC 6121 §4.5.2), the limit is counted, and what it had is stored, in order.
+// A hibernating session with a full queue ends: the kernel removes it, its contacts are told (RFC
+// 6121 §4.5.2), the limit is counted, and its unsent messages are stored, in order.
 func TestRestingSessionThatIsFull(t *testing.T) {
 	for name, n := range map[string]int{"bytes": 250_000, "elements": 100} {
 		t.Run(name, func(t *testing.T) {
@@ -75,7 +76,7 @@ func TestRestingSessionThatIsFull(t *testing.T) {
 					*o = offline.Options{MaxMessages: 5000, MaxBytes: 64 << 20}
 				}
 				return nil
-			}}, hibernatingWire)
+			}}, keepsHibernating)
 			juliet, romeo, nurse := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x"),
 				s.Login("nurse", "nurse@localhost/x")
 			juliet.Send("<presence/><presence to='nurse@localhost/x'/>")
@@ -93,7 +94,7 @@ func TestRestingSessionThatIsFull(t *testing.T) {
 			romeo.Send("<iq type='get' id='q' to='juliet@localhost/x'><ping xmlns='urn:xmpp:ping'/></iq>")
 			s.Settle()
 			if got := limit(s, "outbox"); got != 1 || sent == all {
-				t.Errorf("the limit was counted %d times, behind %d messages", got, sent)
+				t.Errorf("the limit was counted %d times, after %d messages", got, sent)
 			}
 			if got := nurse.Received(); !strings.Contains(got, "type='unavailable'") {
 				t.Errorf("a contact was told %q", got)
@@ -166,7 +167,7 @@ func (p *pages) End(_ *session.LoopRouter, _ *session.Session, why session.Sourc
 	panicIf(p.panics == "end")
 }
 
-// pulls has the session of c given what src has.
+// pulls makes the session of c pull from src.
 func pulls(s *sessiontest.Server, c *sessiontest.Client, ahead bool, srcs ...session.Source) {
 	st := s.Stream(c)
 	h, _ := s.Router.Table.Host("localhost")
@@ -182,7 +183,7 @@ func pulls(s *sessiontest.Server, c *sessiontest.Client, ahead bool, srcs ...ses
 	s.Settle()
 }
 
-// reads has c read so many bytes at a time until nothing comes any more.
+// reads makes c read so many bytes at a time until nothing arrives any more.
 func reads(s *sessiontest.Server, c *sessiontest.Client, n int) (got string) {
 	for quiet := 0; quiet < 10; {
 		c.Conn().SetWindow(n)
@@ -198,9 +199,9 @@ func reads(s *sessiontest.Server, c *sessiontest.Client, n int) (got string) {
 	return got
 }
 
-// No amount of what a Source has fills the outbox of a client that reads slowly; the source is told what
-// the socket has taken, and not before; a live message and presence of others come in between, or behind
-// it where it goes ahead.
+// A Source of any length does not fill the outbox of a client that reads slowly. The source is
+// told what the socket has taken, and not before. A live message and presence of others come in
+// between, or after it if it blocks live messages.
 func TestSource(t *testing.T) {
 	for _, ahead := range []bool{false, true} {
 		s := sessiontest.New(t, sessiontest.Options{})
@@ -246,7 +247,8 @@ func TestSource(t *testing.T) {
 	}
 }
 
-// A second Source waits its turn; one that has nothing yet keeps its turn until it is woken.
+// A second Source waits for the end of the first. A source that would block keeps its place until
+// it is woken.
 func TestSourcesTakeTurns(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{})
 	juliet := s.Login("juliet", "juliet@localhost/x")
@@ -269,8 +271,9 @@ func TestSourcesTakeTurns(t *testing.T) {
 	}
 }
 
-// A Source ends once, and is told why: with its stream, whether the session ends or rests; with its last
-// element; when it is not wanted any more; when it panics, which costs nothing else. The session goes on.
+// A Source ends once, and is told why: with its stream, whether the session ends or hibernates;
+// with its last element; when it is not wanted any more; when it panics, which costs nothing
+// else. The session goes on.
 func TestSourceEnds(t *testing.T) {
 	for name, c := range map[string]struct {
 		src  pages
@@ -302,12 +305,12 @@ func TestSourceEnds(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := withModule(t, sessiontest.Options{AllowPanics: true}, func(api *session.API) error {
 				if c.rest {
-					return hibernatingWire(api)
+					return keepsHibernating(api)
 				}
 				return nil
 			})
 			juliet, romeo := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x")
-			pulls(s, juliet, true, &c.src, &pages{left: 1, mark: "behind"})
+			pulls(s, juliet, true, &c.src, &pages{left: 1, mark: "after"})
 			if c.do != nil {
 				c.do(s, juliet)
 				s.Advance(5 * time.Second)
@@ -321,16 +324,16 @@ func TestSourceEnds(t *testing.T) {
 			got := juliet.Received()
 			romeo.Send("<message to='juliet@localhost/x' type='chat'><body>live</body></message>")
 			s.Settle()
-			if got += juliet.Received(); strings.Count(got, ">behind 0001<") != 1 || !strings.Contains(got, ">live<") {
-				t.Errorf("behind it came %q", got)
+			if got += juliet.Received(); strings.Count(got, ">after 0001<") != 1 || !strings.Contains(got, ">live<") {
+				t.Errorf("after it came %q", got)
 			}
 			works(t, s)
 		})
 	}
 }
 
-// A message between two sessions allocates nothing where a hook looks at what leaves, for what it keeps
-// in the outbox of neither.
+// A message between two sessions allocates nothing if an Outgoing hook runs that has a value in
+// the outbox of neither.
 func TestOutgoingAllocations(t *testing.T) {
 	seen := session.NewOutboxVar[int]("of-the-test")
 	lim := session.DefaultLimits()

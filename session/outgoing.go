@@ -1,58 +1,62 @@
 package session
 
 import (
-	"slices"
-
 	"canto/session/jid"
 	"canto/session/stanza"
 )
 
-// What an entity says leaves it in one order for each receiver, whichever loops it was said on.
+// What an entity sends reaches each recipient in one order, whichever loops its hooks run on.
+// There are two ways.
 //
-// With nothing under way it is the mail of the loop that runs its chain: straight. That loop routes its
-// mail as soon as the lock is given back, and tells the entity when it has. What the entity says
-// meanwhile on another loop waits here, in order, and so does a broadcast to many. Then it is spread:
-// each receiver belongs to one loop, that of its connection as far as a [Recipients] knows it, else one
-// by its slot, and what is for it is queued there under the entity's lock, first in, first out. A loop
-// takes turns among entities, a share each. While anything is spread, whatever the entity says goes the
-// same way; when all has been delivered it is straight again.
+// Direct: while nothing of the entity is in flight elsewhere, what its hooks send is mail of the
+// loop that runs them. That loop routes its mail as soon as the lock is released; until then
+// Entity.directLoop names it.
 //
-// A stanza of a client that its account passes on is no saying of the account: of two that clients of one
-// account send at the same time on two loops either may come first. What a hook has said of one, a copy
-// for instance, is said: what comes after it for the same receiver stays after it.
+// By jobs: what the entity sends on another loop in the meantime, and each broadcast to more than
+// inlineRecipients, is a job. Jobs wait until the direct mail is delivered
+// (outgoingState.deferred), and are then dispatched: each recipient is served by one loop, that
+// of its connection if a [Recipients] knows it, else one by its hash, and that loop's fanoutQueue
+// gets its part under the entity's lock, first in, first out. While jobs are in flight everything
+// that the entity sends is a job. When all are delivered the entity sends directly again.
+//
+// A client's stanza that its account only passes on is not sent by the account: of two stanzas
+// that two clients of one account send at the same time on two loops, either may arrive first.
+// But a copy that a hook has made of one is sent by the account, and stays before what is sent to
+// the same recipient later.
 
-// Numbers of a broadcast: up to inlineRecipients receivers are served at once; of what is spread a loop
-// serves fanoutBudget receivers in a turn, which with their writes is less than a millisecond.
+// Numbers of a broadcast. Up to inlineRecipients recipients are served at once, as mail. Of dispatched jobs
+// a loop serves fanoutBudget recipients a turn, which takes less than a millisecond with their writes.
 const (
 	inlineRecipients = 64
 	fanoutBudget     = 64
 )
 
-// More than this under way has an entity's stanzas wait in its inbox: broadcasts, and bytes of all that
-// it says.
+// If an entity has more than this in flight, stanzas for it wait in its inbox: so it causes no more.
 const (
-	maxJobsInFlight     = 64
-	maxJobBytesInFlight = 1 << 20
-	jobOverhead         = 256 // what one takes besides its element
+	maxJobsInFlight     = 64      // broadcasts
+	maxJobBytesInFlight = 1 << 20 // bytes of all jobs
+	jobOverhead         = 256     // bytes that are counted for a job besides its element
 )
 
-// full reports whether e's next stanza waits.
+// full reports whether the entity has so much in flight that its next stanza waits.
 func (d *outgoingState) full() bool {
 	return d.jobs >= maxJobsInFlight || d.bytes >= maxJobBytesInFlight
 }
 
-// inFlightElsewhere reports whether something of e is under way that is not in the mail of l.
+// inFlightElsewhere reports whether the entity has something in flight that is not in the mail
+// queue of l: then what it sends now must be a job.
 func (e sender) inFlightElsewhere(l *LoopRouter) bool {
 	return e.directLoop != 0 && e.directLoop != l.loopNumber || e.pending != nil &&
 		e.pending.outgoing.dispatching()
 }
 
-// sendEnvelope mails el under env's addresses, for the entity whose lock l holds, if it holds one. el is
-// copied.
+// sendEnvelope sends el, with the addresses of env, for the entity that l has locked: as direct
+// mail or as a job. Without a locked entity it is mail. A reply to the entity's own session waits
+// for nothing, as no other recipient gets it. el is copied.
 func (l *LoopRouter) sendEnvelope(env envelope, el []byte) {
 	e := l.lockedEntity
 	env.origin, env.originLoopNumber = l.origin, l.originLoopNumber
-	// the own session waits for nothing that others get
+	// a reply to an own session
 	if e == nil || env.form == formReply && env.to.Bare() == e.addr {
 		l.mail.add(env, el)
 		return
@@ -66,7 +70,7 @@ func (l *LoopRouter) sendEnvelope(env envelope, el []byte) {
 	l.mail.add(env, el)
 }
 
-// markDirect notes that l's mail has letters of e. Under the lock.
+// markDirect notes that the mail queue of l has envelopes of e. Under the lock.
 func (e sender) markDirect(l *LoopRouter) {
 	if e.directLoop == 0 {
 		e.directLoop = l.loopNumber
@@ -74,13 +78,15 @@ func (e sender) markDirect(l *LoopRouter) {
 	}
 }
 
-// enqueueEnvelope puts env behind what is under way from e; its bytes are its own. Under the lock.
+// enqueueEnvelope makes a job of env, which must own its bytes, after the jobs that e has. Under
+// the lock.
 func (e sender) enqueueEnvelope(l *LoopRouter, env envelope) {
 	l.stats.Mailed++
 	e.enqueueJob(l, job{env: env})
 }
 
-// enqueueJob puts j behind what is under way from e. Under the lock.
+// enqueueJob counts j, and dispatches it or, while direct mail is in flight, defers it. Under the
+// lock.
 func (e sender) enqueueJob(l *LoopRouter, j job) {
 	d := &e.ensurePending().outgoing
 	if j.recipients != nil {
@@ -94,7 +100,8 @@ func (e sender) enqueueJob(l *LoopRouter, j job) {
 	e.dispatch(l, j)
 }
 
-// dispatch gives j's receivers to their loops. Under the lock.
+// dispatch gives each loop its part of j. Parts for loops that have ended are dropped. Under the
+// lock.
 func (e sender) dispatch(l *LoopRouter, j job) {
 	d := &e.pending.outgoing
 	locals := l.router.loopRouters
@@ -122,7 +129,8 @@ func (e sender) dispatch(l *LoopRouter, j job) {
 	}
 }
 
-// loopOf is the loop that serves to while anything of e is spread.
+// loopOf returns the index of the loop that serves a recipient while jobs of e are in flight.
+// Under the lock.
 func (e sender) loopOf(l *LoopRouter, to jid.JID) int {
 	if v, ok := e.live.(*liveState); ok {
 		if p, ok := v.placements[to]; ok {
@@ -132,10 +140,7 @@ func (e sender) loopOf(l *LoopRouter, to jid.JID) int {
 	return partitionLoop(to, len(l.router.loopRouters))
 }
 
-// partitionLoop is the loop of a receiver of which nothing else is known.
-func partitionLoop(to jid.JID, loops int) int { return int(to.Partition()) % loops }
-
-// jobDone is called when all parts of p are delivered. Under the lock.
+// jobDone counts p off, of which all parts are delivered. Under the lock.
 func (e sender) jobDone(p *dispatchedJob) {
 	d := &e.pending.outgoing
 	if p.recipients != nil {
@@ -145,57 +150,20 @@ func (e sender) jobDone(p *dispatchedJob) {
 	d.bytes -= len(p.env.bytes) + jobOverhead
 }
 
-// add puts p behind what this loop has to deliver for its entity.
-func (sh *fanoutQueue) add(p loopPart) {
-	var s *entityQueue
-	for _, x := range sh.queues {
-		if x.entity == p.entity {
-			s = x
-			break
-		}
-	}
-	if s == nil {
-		s = &entityQueue{entity: p.entity}
-		sh.queues = append(sh.queues, s)
-	}
-	s.parts = append(s.parts, p)
-	if !sh.posted {
-		sh.posted = true
-		sh.l.Loop.Post(sh.serveFunc) // its turn is one, whatever else was posted in this
-	}
-}
-
-// add puts el, under env's addresses, behind what is there. el is copied.
-func (m *mailQueue) add(env envelope, el []byte) {
-	m.l.stats.Mailed++
-	env.bytes = m.copyBytes(el)
-	m.envelopes = append(m.envelopes, env)
-}
-
-// copyBytes copies el into the mail's buffer. Old letters keep the array they were put into when it grows.
-func (m *mailQueue) copyBytes(el []byte) []byte {
-	b := m.buf
-	if len(b)+len(el) > cap(b) {
-		b = make([]byte, 0, max(4096, 2*cap(b), len(el)))
-	}
-	n := len(b)
-	b = append(b, el...)
-	m.buf = b
-	return b[n:len(b):len(b)]
-}
-
-// mayBeSession reports whether j may be a session of ours.
+// mayBeSession reports whether j may be a session of ours: a full JID of a host with logins.
 func mayBeSession(l *LoopRouter, j jid.JID) bool {
 	h, ours := l.router.Table.Host(domainOf(j))
 	return ours && !h.service && j.Resource() != ""
 }
 
-// Send mails el, a stanza of the entity from, under its lock or under none; el is copied.
+// Send mails el, a stanza of the entity from: under its lock, or under none. el is copied. On the
+// loop.
 func (l *LoopRouter) Send(from, to jid.JID, el []byte) {
 	l.sendEnvelope(envelope{from: from, to: to, hops: 1}, el)
 }
 
-// requeue mails a stanza once more that was held back for a session: its sender's, not what this entity says.
+// requeue mails h, an unsent element of a session, once more, as its sender's. Presence and what
+// the server itself said are dropped.
 func (m *mailQueue) requeue(h queuedElement) {
 	l := m.l
 	if !h.to.IsZero() && h.kind != stanza.Presence {
@@ -203,254 +171,67 @@ func (m *mailQueue) requeue(h queuedElement) {
 	}
 }
 
-const chunkSize = 64
-
-// NewRecipients makes Seats of e that are kept. Under e's lock.
-func NewRecipients(e *Entity, l *LoopRouter) *Recipients {
-	n := len(l.router.loopRouters)
-	s := &Recipients{owner: e, index: make(map[jid.JID]int32), byLoop: make([][]*chunk, n),
-		groupEnds: make([]groupEnd, n)}
-	v := e.liveState()
-	v.recipients = append(v.recipients, s)
-	return s
-}
-
-// Reset empties s, which was lent, for n loops, and keeps its memory.
-func (s *Recipients) Reset(n int) {
-	for len(s.tempByLoop) < n {
-		s.tempByLoop = append(s.tempByLoop, nil)
-	}
-	for i := range s.tempByLoop {
-		s.tempByLoop[i] = s.tempByLoop[i][:0]
-	}
-	s.n = 0
-}
-
-// Add puts to in; it is served by the loop that its address has.
-func (s *Recipients) Add(to jid.JID) {
-	if s.owner == nil {
-		i := partitionLoop(to, len(s.tempByLoop))
-		s.tempByLoop[i] = append(s.tempByLoop[i], to)
-		s.n++
-		return
-	}
-	s.addAtLoop(to, partitionLoop(to, len(s.byLoop)))
-}
-
-// Has reports whether to is in, of Seats that are kept.
-func (s *Recipients) Has(to jid.JID) bool {
-	_, ok := s.index[to]
-	return ok
-}
-
-// Remove takes to out, of Seats that are kept.
-func (s *Recipients) Remove(to jid.JID) {
-	if _, ok := s.index[to]; !ok {
-		return
-	}
-	v := s.owner.liveState()
-	p := v.placements[to]
-	s.removeFrom(int(p.loop), to)
-	if p.sets--; p.sets == 0 && !s.ownerDispatching() {
-		delete(v.placements, to)
-		return
-	}
-	v.scheduleMove(to, &p, p.sets == 0)
-	v.placements[to] = p
-}
-
-// Len is how many there are.
-func (s *Recipients) Len() int { return s.n }
-
-func (s *Recipients) ownerDispatching() bool {
-	w := s.owner.pending
-	return w != nil && w.outgoing.dispatching()
-}
-
-func (s *Recipients) addAtLoop(to jid.JID, loop int) {
-	v := s.owner.liveState()
-	if v.placements == nil {
-		v.placements = make(map[jid.JID]placement)
-	}
-	p, known := v.placements[to]
-	if !known {
-		p = placement{loop: uint16(loop), wantedLoop: uint16(loop)}
-		if s.ownerDispatching() { // what was said to it so far went by its address
-			p.loop = uint16(partitionLoop(to, len(s.byLoop)))
+// add appends p to what this loop has to deliver for p's entity, and makes sure that serveTurn
+// runs. On the loop.
+func (q *fanoutQueue) add(p loopPart) {
+	var s *entityQueue
+	for _, x := range q.queues {
+		if x.entity == p.entity {
+			s = x
+			break
 		}
 	}
-	p.wantedLoop = uint16(loop)
-	if _, in := s.index[to]; !in {
-		p.sets++
-		s.appendTo(int(p.loop), to)
+	if s == nil {
+		s = &entityQueue{entity: p.entity}
+		q.queues = append(q.queues, s)
 	}
-	v.scheduleMove(to, &p, p.loop != p.wantedLoop)
-	v.placements[to] = p
-	if p.movePending && !s.ownerDispatching() {
-		v.applyMoves()
-	}
-}
-
-// scheduleMove notes that the place p of a receiver is to change, once nothing is spread.
-func (v *liveState) scheduleMove(to jid.JID, p *placement, changes bool) {
-	if changes && !p.movePending {
-		v.pendingMoves = append(v.pendingMoves, to)
-		p.movePending = true
+	s.parts = append(s.parts, p)
+	if !q.posted {
+		q.posted = true
+		q.l.Loop.Post(q.serveFunc)
 	}
 }
 
-// applyMoves moves receivers to the loops that they are wanted on. Nothing of the entity is spread. Under
-// the lock.
-func (v *liveState) applyMoves() {
-	for _, to := range v.pendingMoves {
-		p, ok := v.placements[to]
-		switch {
-		case !ok:
-			continue
-		case p.sets == 0:
-			delete(v.placements, to)
-			continue
-		}
-		for _, s := range v.recipients {
-			if s.Has(to) && p.loop != p.wantedLoop {
-				s.removeFrom(int(p.loop), to)
-				s.appendTo(int(p.wantedLoop), to)
-			}
-		}
-		p.loop, p.movePending = p.wantedLoop, false
-		v.placements[to] = p
-	}
-	v.pendingMoves = nil
-}
-
-// mutableGroup is the list of chunks of loop i, to be changed.
-func (s *Recipients) mutableGroup(i int) []*chunk {
-	if s.copiedEpoch != s.epoch {
-		s.byLoop, s.copiedEpoch = slices.Clone(s.byLoop), s.epoch
-	}
-	if s.groupEnds[i].copiedEpoch != s.epoch {
-		s.byLoop[i], s.groupEnds[i].copiedEpoch = slices.Clone(s.byLoop[i]), s.epoch
-	}
-	return s.byLoop[i]
-}
-
-// mutableChunk is the chunk at, of group i, to be changed.
-func (s *Recipients) mutableChunk(i, at int) *chunk {
-	g := s.mutableGroup(i)
-	if c := g[at]; c.copiedEpoch != s.epoch {
-		n := &chunk{addrs: make([]jid.JID, len(c.addrs), chunkSize), copiedEpoch: s.epoch}
-		copy(n.addrs, c.addrs)
-		g[at] = n
-	}
-	return g[at]
-}
-
-// appendTo puts to at the end of group i.
-func (s *Recipients) appendTo(i int, to jid.JID) {
-	at := s.groupEnds[i].n
-	g := s.mutableGroup(i)
-	if at/chunkSize == len(g) {
-		g = append(g, &chunk{addrs: make([]jid.JID, 0, chunkSize), copiedEpoch: s.epoch})
-		s.byLoop[i] = g
-	}
-	c := s.mutableChunk(i, at/chunkSize)
-	c.addrs = append(c.addrs, to)
-	s.index[to] = int32(at)
-	s.groupEnds[i].n++
-	s.n++
-}
-
-// removeFrom takes to out of group i: the last takes its place.
-func (s *Recipients) removeFrom(i int, to jid.JID) {
-	at := int(s.index[to])
-	last := s.groupEnds[i].n - 1
-	end := s.mutableChunk(i, last/chunkSize)
-	moved := end.addrs[last%chunkSize]
-	c := s.mutableChunk(i, at/chunkSize)
-	c.addrs[at%chunkSize] = moved
-	s.index[moved] = int32(at)
-	end.addrs = end.addrs[:last%chunkSize]
-	if len(end.addrs) == 0 {
-		s.byLoop[i] = s.byLoop[i][:last/chunkSize]
-	}
-	delete(s.index, to)
-	s.groupEnds[i].n--
-	s.n--
-}
-
-// snapshot is the receivers as they are now, by loop, for a broadcast: they are not changed after it.
-func (s *Recipients) snapshot() [][]*chunk {
-	if s.owner != nil {
-		s.epoch++
-		return s.byLoop
-	}
-	groups, all := make([][]*chunk, len(s.tempByLoop)), make([]chunk, len(s.tempByLoop))
-	list := make([]*chunk, len(s.tempByLoop))
-	for i, g := range s.tempByLoop {
-		if len(g) > 0 {
-			all[i].addrs = slices.Clone(g)
-			list[i] = &all[i]
-			groups[i] = list[i : i+1 : i+1]
-		}
-	}
-	return groups
-}
-
-// each calls f with every receiver.
-func (s *Recipients) each(f func(to jid.JID)) {
-	for _, g := range s.tempByLoop {
-		for _, to := range g {
-			f(to)
-		}
-	}
-	for _, g := range s.byLoop {
-		for _, c := range g {
-			for _, to := range c.addrs {
-				f(to)
-			}
-		}
-	}
-}
-
-// Fanout sends el, one element of from without a 'to', to each of seats, as mail of e, whose lock is
-// held. Up to 64 receivers are served as soon as the lock is released; more are one job for each loop, 64
-// receivers of all its jobs a turn, entities taken in turn. What e says next to any of them comes after
-// it. el is copied.
-func (l *LoopRouter) Fanout(m AnyEntity, from jid.JID, el []byte, seats *Recipients) {
-	if seats.n == 0 {
+// Fanout sends el, one element without a 'to', from the address from to each of recipients, for the
+// entity m, which is locked. Up to 64 recipients are served as mail when the lock is released;
+// more are a job of which each loop serves 64 recipients a turn. What m sends later reaches each
+// of them later. The sender of the stanza that is processed pays for the bytes (fanoutDiscount).
+// el is copied; recipients may be changed or reused when Fanout returns.
+func (l *LoopRouter) Fanout(m AnyEntity, from jid.JID, el []byte, recipients *Recipients) {
+	if recipients.n == 0 {
 		return
 	}
 	e := m.entity()
-	l.fanoutBytes += len(el) * seats.n
-	if e.congestedFanout && seats.n > inlineRecipients {
-		l.congestedBytes += len(el) // as if their clients were looked at now
+	l.fanoutBytes += len(el) * recipients.n
+	if e.congestedFanout && recipients.n > inlineRecipients {
+		l.congestedBytes += len(el) // assume that their clients are still congested
 	}
-	if seats.n <= inlineRecipients && !e.sender().inFlightElsewhere(l) {
+	if recipients.n <= inlineRecipients && !e.sender().inFlightElsewhere(l) {
 		e.sender().markDirect(l)
 		b := l.mail.copyBytes(el)
 		env := envelope{from: from, hops: 1, bytes: b, origin: l.origin, originLoopNumber: l.originLoopNumber}
-		l.stats.Mailed += uint64(seats.n)
-		seats.each(func(to jid.JID) {
+		l.stats.Mailed += uint64(recipients.n)
+		recipients.each(func(to jid.JID) {
 			env.to = to
 			l.mail.envelopes = append(l.mail.envelopes, env)
 		})
 		return
 	}
-	letter := envelope{from: from, hops: 1, bytes: append([]byte(nil), el...), origin: l.origin,
+	env := envelope{from: from, hops: 1, bytes: append([]byte(nil), el...), origin: l.origin,
 		originLoopNumber: l.originLoopNumber}
-	e.sender().enqueueJob(l, job{letter, e.sender().recipientsByLoop(l, seats)})
+	e.sender().enqueueJob(l, job{env, e.sender().recipientsByLoop(l, recipients)})
 }
 
-// recipientsByLoop is the receivers in seats as they are now, each with the loop that serves it while
-// anything of e is spread: where e keeps Seats, those know it also of receivers that are gathered for
-// once.
-func (e sender) recipientsByLoop(l *LoopRouter, seats *Recipients) [][]*chunk {
+// recipientsByLoop returns the recipients in recipients, grouped by the loop that serves each. If e
+// has kept sets their placements hold for a temporary set too, so that a recipient in both gets
+// everything in order. Under the lock.
+func (e sender) recipientsByLoop(l *LoopRouter, recipients *Recipients) [][]*chunk {
 	v, ok := e.live.(*liveState)
-	if seats.owner != nil || !ok || len(v.placements) == 0 {
-		return seats.snapshot()
+	if recipients.owner != nil || !ok || len(v.placements) == 0 {
+		return recipients.snapshot()
 	}
 	groups := make([][]*chunk, len(l.router.loopRouters))
-	seats.each(func(to jid.JID) {
+	recipients.each(func(to jid.JID) {
 		i := e.loopOf(l, to)
 		if groups[i] == nil {
 			groups[i] = []*chunk{new(chunk)}
@@ -460,8 +241,8 @@ func (e sender) recipientsByLoop(l *LoopRouter, seats *Recipients) [][]*chunk {
 	return groups
 }
 
-// TempRecipients lends an empty set of receivers, until the hook returns.
-func (l *LoopRouter) TempRecipients() *Recipients {
-	l.recipients.Reset(len(l.router.loopRouters))
-	return &l.recipients
+// Send mails el, one complete element with the addresses from and to, for the locked entity,
+// or for the host if none is. el is copied. It counts one hop more than ev.
+func (ev *Stanza) Send(from, to jid.JID, el []byte) {
+	ev.loopRouter.sendEnvelope(envelope{from: from, to: to, hops: ev.Hops + 1}, el)
 }

@@ -6,14 +6,16 @@ import (
 	"slices"
 )
 
-// A Part gets one module's part of the resident set of an account, or of an entity of another kind.
+// A Part is the key of one module's part of the resident set of an entity. T is the type of the
+// part.
 type Part[T any] struct{ id uint16 }
 
-// NewPart makes a Part, for a package variable.
+// NewPart registers a Part under a name that must be unique in the process. Call it once, for a
+// package variable.
 func NewPart[T any](name string) Part[T] { return Part[T]{registerName(&registry.parts, name)} }
 
-// Get is the part of m, to be read: under the entity's lock. It is nil where load found nothing, and
-// where the module is not loaded on the entity's host.
+// Get returns the part of m for reading. It is nil if the loader has found nothing, or if the
+// module is not loaded on the entity's host. Under the entity's lock.
 func (p Part[T]) Get(m AnyEntity) *T {
 	r := m.entity().resident
 	if r == nil || int(p.id) >= len(r.parts) || r.parts[p.id] == nil {
@@ -22,8 +24,9 @@ func (p Part[T]) Get(m AnyEntity) *T {
 	return r.parts[p.id].(*T)
 }
 
-// Mutable is Of for a module that changes what it points to, in place: a new T where there was none.
-// Under the entity's lock, while the resident set is in memory.
+// Mutable returns the part of m for a change in place, and makes a new T if there is none. The
+// shared resident set is copied first then (copy-on-write). Under the entity's lock, while it is
+// warm.
 func (p Part[T]) Mutable(m AnyEntity) *T {
 	v := p.Get(m)
 	if v == nil {
@@ -38,33 +41,36 @@ func (p Part[T]) Mutable(m AnyEntity) *T {
 	return v
 }
 
-// Resident adds p to the resident set of each account of the profile. load reads it on a worker, from the
-// snapshot that all parts of one account share, and returns nil if nothing is stored; S is the store's
-// type for it, and Load fails at run time with a snapshot of another type. The set is dropped by clock
-// when the account has no session.
-func Resident[T, S any](a *API, p Part[T], load func(from S, who EntityRef) (*T, error)) {
+// Resident adds p to the resident set of each account on the hosts of the profile. load reads the
+// part on a worker, from the snapshot that all parts of one account share; it returns nil if
+// nothing is stored. S is the store's type of a snapshot: if the store gives another, each load
+// fails. Call it in a module's Load.
+func Resident[T, S any](a *API, p Part[T], load func(from S, ref EntityRef) (*T, error)) {
 	ResidentOf(a, KindAccount, p, load)
 }
 
-// ResidentOf is Resident for entities of kind k.
-func ResidentOf[T, S any](a *API, k KindID, p Part[T], load func(from S, who EntityRef) (*T, error)) {
+// ResidentOf is [Resident] for entities of kind k.
+func ResidentOf[T, S any](a *API, k KindID, p Part[T], load func(from S, ref EntityRef) (*T, error)) {
 	list := &a.profile.loaders
 	if k != KindAccount {
 		list = &a.Hooks.Serve(k).loaders
 	}
-	*list = append(*list, loader{p.id, a.Module, func(from any, who EntityRef) (any, bool, error) {
+	*list = append(*list, loader{p.id, a.Module, func(from any, ref EntityRef) (any, bool, error) {
 		s, ok := from.(S)
 		if !ok {
 			return nil, false, fmt.Errorf("session: the module %s reads from a %s, and the store gives a %T",
 				a.Module, reflect.TypeFor[S](), from)
 		}
-		v, err := load(s, who)
+		v, err := load(s, ref)
 		return v, v == nil, err
 	}})
 }
 
-// loadParts loads the parts of an entity of kind k that are not in old. A worker.
-func (p *Profile) loadParts(snap any, k KindID, who EntityRef, old []any) (*residentSet, error) {
+// loadParts loads the parts of an entity of kind k, and returns its resident set. Parts that old
+// has are taken from there. The parts of which nothing is stored are taken from the profile's
+// emptySet, if it has been made: all accounts without stored parts share that. It runs on a
+// worker, and returns the first error of a loader.
+func (p *Profile) loadParts(snap any, k KindID, ref EntityRef, old []any) (*residentSet, error) {
 	nothing, loaders := p.emptySet.Load(), p.loaders
 	if k != KindAccount {
 		nothing, loaders = nil, nil
@@ -82,7 +88,7 @@ func (p *Profile) loadParts(snap any, k KindID, who EntityRef, old []any) (*resi
 		if int(ld.part) < len(old) && old[ld.part] != nil {
 			continue
 		}
-		v, none, err := ld.load(snap, who)
+		v, none, err := ld.load(snap, ref)
 		if err != nil {
 			return nil, err
 		}
@@ -99,7 +105,7 @@ func (p *Profile) loadParts(snap any, k KindID, who EntityRef, old []any) (*resi
 		r.parts[ld.part] = v
 	}
 	if empty {
-		p.emptySet.CompareAndSwap(nil, r) // from now on all of which nothing is stored share it
+		p.emptySet.CompareAndSwap(nil, r)
 	}
 	return r, nil
 }

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// Accounts of which nothing is stored share one resident set, and no others do: neither one that has a
-// part of its own, nor one that could not be read, nor one that was read in part.
+// Accounts of which nothing is stored share one resident set, and no others do: neither an
+// account with a part of its own, nor one that could not be read, nor one that was read in part.
 func TestResidentSetsThatAreShared(t *testing.T) {
 	type thing struct{ n int }
 	first, second := NewPart[thing]("test-first"), NewPart[thing]("test-second")
@@ -75,15 +75,15 @@ func TestResidentSetsThatAreShared(t *testing.T) {
 	} else {
 		parts("read in part", r, 0, 6)
 	}
-	// Whoever writes gets a set of its own.
+	// An account whose part is changed gets a set of its own.
 	a, b := &Account{}, &Account{}
 	a.resident, b.resident = one, read(2, nil)
 	first.Mutable(a).n = 3
-	parts("who has written", a.resident, 3, 0)
-	parts("who shares still", b.resident, 0, 0)
+	parts("written", a.resident, 3, 0)
+	parts("still shared", b.resident, 0, 0)
 	if b.resident != one || p.emptySet.Load() != one {
 		t.Error("the shared set was replaced")
 	}
 	second.Mutable(a).n = 4
-	parts("who has written twice", a.resident, 3, 4)
+	parts("written twice", a.resident, 3, 4)
 }

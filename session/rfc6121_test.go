@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// Each row of rfc6121.txt names tests, or steps of conversations, and each of them is there.
+// Each row of rfc6121.txt names tests or steps of conversations, and each of them exists.
 func TestRFC6121(t *testing.T) {
 	page, err := os.ReadFile("rfc6121.txt")
 	if err != nil {

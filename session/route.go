@@ -5,13 +5,16 @@ import (
 	"canto/xmlstream"
 )
 
-// deliver routes the mail in order, with no lock held; what is mailed meanwhile goes behind.
+// deliver routes the mail of the loop in order, until none is left; what is mailed in the
+// meantime comes after it. Before each envelope it pulls from the sources that schedulePull has
+// noted. When the queue is empty it tells the entities that have sent directly (directDelivered),
+// which may add more. No lock is held; a nested call does nothing.
 func (m *mailQueue) deliver() {
 	if m.delivering || m.next == len(m.envelopes) && len(m.directSenders) == 0 && len(m.pulls) == 0 {
 		return
 	}
 	m.delivering = true
-	defer func() { m.delivering = false }() // whatever a letter meets
+	defer func() { m.delivering = false }()
 	for {
 		for m.next < len(m.envelopes) || len(m.pulls) > 0 {
 			if n := len(m.pulls); n > 0 {
@@ -41,11 +44,12 @@ func (m *mailQueue) deliver() {
 	}
 }
 
-// route takes one letter on its way. A panic ends it alone.
+// route parses one envelope and routes its stanza. A panic ends only this stanza. A reply to an
+// address that cannot be a session of ours is routed like any stanza.
 func (m *mailQueue) route(env *envelope) {
 	l := m.l
 	if env.form == formReply && !mayBeSession(l, env.to) {
-		env.form = formStanza // to another domain, or an entity that has asked: as any stanza
+		env.form = formStanza
 	}
 	if env.form != formStanza {
 		ev := l.stanzas.push(l)
@@ -64,7 +68,8 @@ func (m *mailQueue) route(env *envelope) {
 	m.routeElement(env, e)
 }
 
-// routeElement takes a letter on its way whose element is e.
+// routeElement routes the stanza of an envelope with the parsed element e: a broadcast parses it
+// once for all its recipients.
 func (m *mailQueue) routeElement(env *envelope, e xmlstream.Element) {
 	l := m.l
 	ev := l.stanzas.push(l)
@@ -73,7 +78,8 @@ func (m *mailQueue) routeElement(env *envelope, e xmlstream.Element) {
 	routeStanza(l, ev)
 }
 
-// deliverReply gives an answer to the session that asked, if it is here. Under the lock.
+// deliverReply sends ev, a reply, to the session that it is for. It is dropped if the session has
+// ended. Under the lock.
 func (a *Account) deliverReply(l *LoopRouter, ev *Stanza) {
 	if s := a.Resource(ev.To); s != nil {
 		l.stats.Out[ev.Kind]++
@@ -81,8 +87,10 @@ func (a *Account) deliverReply(l *LoopRouter, ev *Stanza) {
 	}
 }
 
-// routeStanza takes ev on its way: a fresh stanza through its sender's account and on to its recipient, any
-// other straight to its recipient. No lock is held at the call or at the return; a panic ends ev alone.
+// routeStanza takes ev on its way. A stanza straight from a client (PrePending) is processed by
+// its sender's account first, and then forwarded to its recipient; any other is forwarded at
+// once. A stanza of a stream that has lost its session is dropped. No lock is held when it is
+// called or when it returns. A panic ends only ev.
 func routeStanza(l *LoopRouter, ev *Stanza) {
 	l.origin, l.originLoopNumber = ev.origin, ev.originLoopNumber
 	defer finishRoute(l, ev, l.stanzas.depth)
@@ -95,8 +103,8 @@ func routeStanza(l *LoopRouter, ev *Stanza) {
 	switch {
 	case ev.Session.stream != ev.origin.Stream || ev.Session.account.sessionIndex(ev.Session) < 0:
 		l.stats.Superseded++
-		ev.settlesOrigin = false // what is dropped is not handled
-		e.unlock(l)              // a superseded stream, or a session that was ended: there is nothing to answer
+		ev.settlesOrigin = false // a dropped stanza must not be acknowledged as handled
+		e.unlock(l)
 	case e.mailbox().mustQueue():
 		e.mailbox().enqueue(l, ev)
 		e.unlock(l)
@@ -107,7 +115,8 @@ func routeStanza(l *LoopRouter, ev *Stanza) {
 	}
 }
 
-// finishRoute is deferred around the way of ev: the boundary of its panics, and its end.
+// finishRoute is deferred in routeStanza: it is the panic boundary of ev, and ends its way
+// (Stanza.finish). depth is that of the stack of stanzas to go back to.
 func finishRoute(l *LoopRouter, ev *Stanza, depth int) {
 	if r := recover(); r != nil {
 		l.handlePanic(r, panicFrame{addr: ev.From, ev: ev, depth: depth})
@@ -115,8 +124,18 @@ func finishRoute(l *LoopRouter, ev *Stanza, depth int) {
 	ev.finish(l)
 }
 
-// process takes ev through what e has for it: the Pre chain of a fresh stanza, else the chain of one that has
-// arrived. The lock of e is held at the call and given back. It reports whether ev goes on to its recipient.
+// process makes e process ev: the Pre chain if ev comes straight from a client of the account,
+// else the chain of e's kind. The lock of e is held when it is called, and released when it
+// returns. It returns true if ev is to be forwarded to its recipient. Its steps:
+//
+//   - Envelopes that are no stanza go to their own functions: requests and offers of more,
+//     replies.
+//   - In the Pre chain's case the batch that hooks have filled is given to the store before ev
+//     is forwarded, as ev's delivery must not come first. If the account has jobs in flight,
+//     ev becomes a job after them.
+//   - At an address without an entity: handleAbsent.
+//   - Else runEntityChain.
+//   - The batch of ev, if there is one, is given to the store.
 func process(l *LoopRouter, e *Entity, ev *Stanza) (onward bool) {
 	e.lastUsed = l.Loop.Tick()
 	ev.entity = e
@@ -133,8 +152,8 @@ func process(l *LoopRouter, e *Entity, ev *Stanza) (onward bool) {
 		onward = runPreChain(l, e.host.Profile().Hooks, ev)
 		failed := ev.failed
 		writeBatch(ev)
-		onward = onward && ev.failed == failed         // else it is answered
-		if onward && e.sender().inFlightElsewhere(l) { // what e has said before is still under way: it comes first
+		onward = onward && ev.failed == failed // else the batch failed, and ev has its answer
+		if onward && e.sender().inFlightElsewhere(l) {
 			ev.PrePending = false
 			e.sender().enqueueEnvelope(l, seal(ev))
 			onward, ev.settlesOrigin = false, false
@@ -149,7 +168,9 @@ func process(l *LoopRouter, e *Entity, ev *Stanza) (onward bool) {
 	return onward
 }
 
-// runPreChain runs the Pre chain of a fresh stanza, and for ToSelf all there is. true: it goes on.
+// runPreChain runs the Pre chain of ev, which comes straight from a client. It returns true if ev
+// is to be forwarded. A stanza for the sender's own account meets the account's chain here too,
+// under the same lock.
 func runPreChain(l *LoopRouter, h *Hooks, ev *Stanza) (onward bool) {
 	var c *Chain[StanzaFunc]
 	switch ev.Kind {
@@ -171,7 +192,17 @@ func runPreChain(l *LoopRouter, h *Hooks, ev *Stanza) (onward bool) {
 	return false
 }
 
-// forward takes ev to what it is addressed to, with no lock held.
+// forward takes ev to its recipient. Its steps:
+//
+//   - A stanza that was sent on maxHops times is dropped.
+//   - A reply or an offer of more goes to the account with the session, if that is in memory;
+//     after what waits in its inbox.
+//   - A stanza for a domain that is not ours goes to forwardRemote, one for the domain of a
+//     host with logins to the host's chain, under no lock.
+//   - Else the entity at the address is locked. It processes ev, or ev waits in its inbox. An
+//     address in the negative cache gets FailAbsent.
+//
+// No lock is held when it is called or when it returns.
 func forward(l *LoopRouter, ev *Stanza) {
 	ev.PrePending, ev.Session, ev.stream, ev.entity = false, nil, nil, nil
 	if ev.Hops >= maxHops && ev.form != formReply {
@@ -181,11 +212,11 @@ func forward(l *LoopRouter, ev *Stanza) {
 	host, ours := l.router.Table.Host(domainOf(ev.To))
 	switch {
 	case ev.form == formMoreAvailable || ev.form == formReply:
-		// else the one that asked is gone
+		// If the account is not in memory it has no session.
 		if a, ok := l.router.Table.LookupAccount(ev.To.Bare()); ok && a.host == host {
 			a.lock(l)
 			if w := a.pending; !ev.unprocessed && w != nil && (w.draining || !w.inbox.empty()) {
-				a.mailbox().push(seal(ev)) // behind what was said before
+				a.mailbox().push(seal(ev))
 				a.unlock(l)
 				return
 			}
@@ -221,13 +252,14 @@ func forward(l *LoopRouter, ev *Stanza) {
 	}
 }
 
-// forwardRemote takes ev, which is for a domain that is not ours, through the hooks of the host that it
-// comes from.
+// forwardRemote runs the Remote hooks of the sender's host for ev, which is for another domain.
+// Without a hook that takes it the answer is remote-server-not-found. A stanza of another
+// server's is dropped: this server does not relay.
 func forwardRemote(l *LoopRouter, ev *Stanza) {
 	if ev.Host == nil {
 		h, ok := l.router.Table.Host(domainOf(ev.From))
 		if !ok {
-			return // neither from nor to ours: nothing here relays
+			return
 		}
 		ev.Host = h
 	}
@@ -236,17 +268,18 @@ func forwardRemote(l *LoopRouter, ev *Stanza) {
 	}
 }
 
-// runEntityChain runs the chain of a stanza at an entity of kind k, whose lock is held; 0: at a host,
-// under no lock.
+// runEntityChain runs the chain of ev at an entity of kind k, under its lock; k 0 is a host,
+// under no lock. If no module of the host serves the kind any more, or if users logged in at what
+// is a service host now, ev is answered with an error.
 func runEntityChain(l *LoopRouter, h *Hooks, k KindID, ev *Stanza) {
 	c := &h.Chains
-	if k == KindAccount && ev.Host.service { // users logged in here once: there is nothing that has its chains
+	if k == KindAccount && ev.Host.service {
 		ev.FailAbsent()
 		return
 	}
 	if k != 0 && k != KindAccount {
 		if c = h.chains(k); c == nil {
-			ev.Fail(stanza.ServiceUnavailable) // stored by a module that is not loaded here
+			ev.Fail(stanza.ServiceUnavailable)
 			return
 		}
 	}
@@ -258,7 +291,7 @@ func runEntityChain(l *LoopRouter, h *Hooks, k KindID, ev *Stanza) {
 	}
 }
 
-// chainFor is the chain of ev's kind and target.
+// chainFor returns the chain for the kind and the target of ev.
 func (c *Chains) chainFor(ev *Stanza) *Chain[StanzaFunc] {
 	switch ev.Kind {
 	case stanza.Message:
@@ -269,7 +302,8 @@ func (c *Chains) chainFor(ev *Stanza) *Chain[StanzaFunc] {
 	return &c.Presence[ev.Target]
 }
 
-// runChain runs at, which is of c, and says what is owed where no hook has taken ev.
+// runChain runs the chain at, which belongs to c. A message or an iq that no hook takes is
+// answered with service-unavailable.
 func runChain(c *Chains, at *Chain[StanzaFunc], ev *Stanza) {
 	switch ev.Kind {
 	case stanza.Message:
@@ -283,6 +317,8 @@ func runChain(c *Chains, at *Chain[StanzaFunc], ev *Stanza) {
 	}
 }
 
+// runIQ runs the chain of an iq: the phases before Deliver, then the one handler that is
+// registered for its payload, then the other phases.
 func runIQ(all *Chains, c *Chain[StanzaFunc], ev *Stanza) {
 	if runPhases(c, ev, Guard, Deliver) == Done {
 		return
@@ -297,7 +333,8 @@ func runIQ(all *Chains, c *Chain[StanzaFunc], ev *Stanza) {
 	}
 }
 
-// handler is the one of ev's payload, of c or of every kind; nil: there is none.
+// handler returns the handler that is registered for the payload of ev: in c, or for every kind;
+// nil if there is none.
 func (c *Chains) handler(ev *Stanza) StanzaFunc {
 	key := iqKey{ev.Target, ev.Type == stanza.TypeSet, ev.Payload().Name()}
 	f, ok := c.iq[key]
@@ -307,25 +344,7 @@ func (c *Chains) handler(ev *Stanza) StanzaFunc {
 	return f.f
 }
 
-// FailAbsent answers ev as if its recipient, an address of ours, had no account (RFC 6121 §8.5.1). A
-// module whose account hides from the sender answers so.
-func (ev *Stanza) FailAbsent() Verdict {
-	switch ev.Kind {
-	case stanza.Presence:
-		return Done
-	case stanza.Message:
-		if ev.Type == stanza.TypeHeadline && ev.Target != ToFull {
-			return Done // §8.5.2.2.1; to a resource that is not there §8.5.3.2.1 has an error
-		}
-	case stanza.IQ:
-		if Run(&ev.Host.Profile().Hooks.Absent, ev) == Done {
-			return Done
-		}
-	}
-	return ev.Fail(stanza.ServiceUnavailable)
-}
-
-// targetOf is what ev.To is, seen from its sender.
+// targetOf returns the Target of ev.To, an address of ours.
 func targetOf(l *LoopRouter, ev *Stanza) Target {
 	local, _, resource := ev.To.Parts()
 	switch {
@@ -339,16 +358,8 @@ func targetOf(l *LoopRouter, ev *Stanza) Target {
 	return ToBare
 }
 
-// failDeleted answers ev, whose entity was deleted while it was worked on, as if there had been none (RFC
-// 6121 §8.5.1). What an account's own sessions asked has ended with their streams.
-func failDeleted(ev *Stanza) {
-	if ev.From.Bare() != ev.entity.addr {
-		ev.FailAbsent()
-	}
-}
-
-// directDelivered is called when l has routed its mail, with what e said straight. What waited for that
-// is spread.
+// directDelivered is called when l has routed all the mail that e has sent directly. It
+// dispatches the jobs that have waited for that. Under no lock.
 func (e sender) directDelivered(l *LoopRouter) {
 	e.lock(l)
 	e.directLoop = 0
@@ -362,8 +373,9 @@ func (e sender) directDelivered(l *LoopRouter) {
 	e.unlock(l)
 }
 
-// resumeReceiving goes on with e when something of it has been: with its inbox, if that waited. Under the
-// lock.
+// resumeReceiving continues with e after something that it sent was delivered: recipients move to
+// their loops if no job is in flight, and the inbox is drained if it has waited for that. Under
+// the lock.
 func (e sender) resumeReceiving(l *LoopRouter) {
 	w := e.pending
 	if !w.outgoing.dispatching() {
@@ -375,40 +387,176 @@ func (e sender) resumeReceiving(l *LoopRouter) {
 	e.releasePending()
 }
 
-// serveTurn delivers a share: of the first entity, of those after it where that leaves room. An entity that
-// has more goes behind the others.
-func (sh *fanoutQueue) serveTurn() {
-	l := sh.l
+// handleAbsent answers a stanza to an address without an entity. On a host with logins it calls
+// FailAbsent. On a service host a Make hook may handle the stanza, or create an entity that processes
+// it then; an iq to the domain itself goes to the handler that every kind has. Under the lock of the
+// Entity at the address.
+func handleAbsent(e *Entity, ev *Stanza) {
+	if e.host.service {
+		h := e.host.Profile().Hooks
+		if Run(&h.Make, ev) == Done {
+			return
+		}
+		if e.exists() { // a hook has called Create
+			runEntityChain(ev.loopRouter, h, e.kind, ev)
+			return
+		}
+		if ev.Kind == stanza.IQ && ev.Target == ToHost && (ev.Type == stanza.TypeGet || ev.Type == stanza.TypeSet) {
+			if f := h.everyKind.handler(ev); f != nil && f(ev) == Done {
+				return
+			}
+		}
+	}
+	ev.FailAbsent()
+}
+
+// processItem takes a stanza out of e's inbox on its way. Its steps:
+//
+//   - It parses the bytes, and fills a Stanza of the loop's stack. A recipient's target is found again.
+//   - A client's stanza gets its session and stream back. It is dropped if the session has ended, or has
+//     another stream.
+//   - If err, the error of the load that the item has waited for, is not nil the stanza is answered with
+//     an error.
+//   - Else e processes it, and it is forwarded if it is a client's.
+//
+// The lock of e is held when processItem is called, and released when it returns. A panic ends only the
+// stanza.
+func (e mailbox) processItem(l *LoopRouter, env *envelope, err error) {
+	var el xmlstream.Element
+	if env.form == formStanza {
+		var perr error
+		if el, perr = l.Parser.Element(env.bytes); perr != nil {
+			e.unlock(l)
+			return
+		}
+		defer l.Parser.Release(el)
+	}
+	ev := l.stanzas.push(l)
+	defer l.stanzas.pop()
+	env.fillStanza(l, ev, el)
+	ev.raw = env.bytes
+	l.origin, l.originLoopNumber = ev.origin, ev.originLoopNumber
+	defer ev.finish(l)
+	ev.Host = e.host
+	if !env.prePending && env.form == formStanza {
+		if ev.Target = targetOf(l, ev); ev.Target == ToSelf {
+			ev.Target = ToBare
+		}
+	}
+	defer l.recoverPanic(newPanicFrame(l, e.addr, ev))
+	if env.prePending && !restoreSender(ev, e.Entity) {
+		ev.settlesOrigin = false // a dropped stanza must not be acknowledged as handled
+		l.stats.Superseded++
+		e.unlock(l)
+		return
+	}
+	if err != nil && ev.form == formStanza {
+		if err == ErrBusy {
+			ev.Fail(stanza.ResourceConstraint)
+		} else {
+			ev.Fail(stanza.InternalServerError)
+		}
+		e.unlock(l)
+		return
+	}
+	if process(l, e.Entity, ev) {
+		forward(l, ev)
+	}
+}
+
+// runRecorded runs the chain at, and then its hooks of phase Record, whatever the verdict was. If
+// the store is known to be full a message is refused before anything is delivered, because it
+// could not be recorded.
+func runRecorded(l *LoopRouter, c *Chains, at *Chain[StanzaFunc], ev *Stanza) {
+	if ev.Kind == stanza.Message && ev.Type != stanza.TypeError && l.router.Committer.Full() {
+		ev.Fail(stanza.ResourceConstraint)
+		return
+	}
+	ev.recorded = true
+	runChain(c, at, ev)
+	for i := range at.recordHooks {
+		at.recordHooks[i].f(ev)
+	}
+}
+
+// Deliver sends ev to one session of the locked account. It returns true if the
+// session took it, or queues it; if not, the caller handles ev as if the resource did not exist
+// (RFC 6121 section 8.5.3.2). If the session's client is congested the sender is charged for it.
+func (l *LoopRouter) Deliver(to *Session, ev *Stanza) bool {
+	l.scratch = ev.Append(l.scratch[:0])
+	ok, congested, refused := to.deliverOutbound(OutboundStanza{Bytes: l.scratch, Kind: ev.Kind,
+		From: ev.From, To: ev.To, deliveries: &ev.deliveries})
+	switch {
+	case ok:
+		l.stats.Out[ev.Kind]++
+		if ev.deliveredCount++; ev.deliveries != nil {
+			ev.deliveries.n = int(ev.deliveredCount)
+		}
+		if ev.recorded {
+			ev.deliveredTo = append(ev.deliveredTo, to)
+		}
+	case refused:
+		l.stats.Limits["held"]++
+	}
+	if congested {
+		l.congestedBytes += len(l.scratch)
+	}
+	if cap(l.scratch) > 64<<10 {
+		l.scratch = nil
+	}
+	return ok
+}
+
+// deliverOutbound is [Session.Send] with two more results: congested reports whether the client
+// is, refused whether p was refused because the session has queued as many messages as it may.
+func (s *Session) deliverOutbound(p OutboundStanza) (ok, congested, refused bool) {
+	out := s.lockOutbox()
+	defer out.unlock()
+	ok = out.send(p)
+	return ok, s.wire != nil && s.wire.Congested(), !ok && out.refusesMessages()
+}
+
+// maxHops is how often hooks may send a stanza on: it ends a loop of hooks that answer each
+// other.
+const maxHops = 8
+
+// serveTurn delivers the loop's share of a turn, fanoutBudget recipients: those of the first
+// entity, then of the next ones. An entity with more parts goes to the end of the queue (round
+// robin). It is posted again while anything is left, also after a panic. On the loop, under no
+// lock.
+func (q *fanoutQueue) serveTurn() {
+	l := q.l
 	l.enter()
 	defer l.leave()
-	defer func() { // whatever happens to one broadcast
-		if sh.posted = len(sh.queues) > 0; sh.posted {
-			l.Loop.Post(sh.serveFunc)
+	defer func() {
+		if q.posted = len(q.queues) > 0; q.posted {
+			l.Loop.Post(q.serveFunc)
 		}
 	}()
-	for left := fanoutBudget; left > 0 && len(sh.queues) > 0; {
-		s := sh.queues[0]
-		copy(sh.queues, sh.queues[1:])
-		sh.queues[len(sh.queues)-1] = nil
-		sh.queues = sh.queues[:len(sh.queues)-1]
+	for left := fanoutBudget; left > 0 && len(q.queues) > 0; {
+		s := q.queues[0]
+		copy(q.queues, q.queues[1:])
+		q.queues[len(q.queues)-1] = nil
+		q.queues = q.queues[:len(q.queues)-1]
 		for left > 0 && len(s.parts) > 0 {
 			p := &s.parts[0]
 			left -= p.deliver(l, left)
 			if len(p.chunks) > 0 {
 				continue
 			}
-			l.mail.deliver() // what receivers say of it
+			l.mail.deliver() // what the recipients have answered
 			s.entity.sender().partDone(l, p)
 			s.parts[0] = loopPart{}
 			s.parts = s.parts[1:]
 		}
 		if len(s.parts) > 0 {
-			sh.queues = append(sh.queues, s)
+			q.queues = append(q.queues, s)
 		}
 	}
 }
 
-// deliver serves at most n receivers of p, and returns how many.
+// deliver serves at most n recipients of p, and returns how many it served. A recipient that
+// fails does not keep the others from their delivery. Under no lock.
 func (p *loopPart) deliver(l *LoopRouter, n int) (served int) {
 	before := l.congestedBytes
 	defer func() { p.congested = p.congested || l.congestedBytes > before }()
@@ -435,7 +583,7 @@ func (p *loopPart) deliver(l *LoopRouter, n int) (served int) {
 	return served
 }
 
-// partDone is called when a loop has delivered p.
+// partDone counts p off, which its loop has delivered. Under no lock.
 func (e sender) partDone(l *LoopRouter, p *loopPart) {
 	e.lock(l)
 	d := &e.pending.outgoing
@@ -447,125 +595,3 @@ func (e sender) partDone(l *LoopRouter, p *loopPart) {
 	e.resumeReceiving(l)
 	e.unlock(l)
 }
-
-// handleAbsent answers a stanza to an address where there is nothing: as an account that gives nothing away
-// would, or on a service host whatever the modules say. The domain of a service host answers what
-// entities of every kind do.
-func handleAbsent(e *Entity, ev *Stanza) {
-	if e.host.service {
-		h := e.host.Profile().Hooks
-		if Run(&h.Make, ev) == Done {
-			return
-		}
-		if e.exists() { // a hook has created it
-			runEntityChain(ev.loopRouter, h, e.kind, ev)
-			return
-		}
-		if ev.Kind == stanza.IQ && ev.Target == ToHost && (ev.Type == stanza.TypeGet || ev.Type == stanza.TypeSet) {
-			if f := h.everyKind.handler(ev); f != nil && f(ev) == Done {
-				return
-			}
-		}
-	}
-	ev.FailAbsent()
-}
-
-// processItem takes a stanza out of e's inbox on its way, under e's lock, which is held at the call and
-// not at the return. A panic ends it alone.
-func (e mailbox) processItem(l *LoopRouter, env *envelope, err error) {
-	var el xmlstream.Element
-	if env.form == formStanza {
-		var perr error
-		if el, perr = l.Parser.Element(env.bytes); perr != nil {
-			e.unlock(l)
-			return
-		}
-		defer l.Parser.Release(el)
-	}
-	ev := l.stanzas.push(l)
-	defer l.stanzas.pop()
-	env.fillStanza(l, ev, el)
-	ev.raw = env.bytes
-	l.origin, l.originLoopNumber = ev.origin, ev.originLoopNumber
-	defer ev.finish(l)
-	ev.Host = e.host
-	if !env.prePending && env.form == formStanza {
-		if ev.Target = targetOf(l, ev); ev.Target == ToSelf {
-			ev.Target = ToBare
-		}
-	}
-	defer l.recoverPanic(newPanicFrame(l, e.addr, ev))
-	if env.prePending && !restoreSender(ev, e.Entity) {
-		ev.settlesOrigin = false // what is dropped is not handled: its stream has ended, or its session has another
-		l.stats.Superseded++
-		e.unlock(l)
-		return
-	}
-	if err != nil && ev.form == formStanza {
-		if err == ErrBusy {
-			ev.Fail(stanza.ResourceConstraint)
-		} else {
-			ev.Fail(stanza.InternalServerError)
-		}
-		e.unlock(l)
-		return
-	}
-	if process(l, e.Entity, ev) {
-		forward(l, ev)
-	}
-}
-
-// runRecorded is run, and then phase Record of at, whatever was said before. A store that is known to be
-// full refuses a message before anything of it is delivered.
-func runRecorded(l *LoopRouter, c *Chains, at *Chain[StanzaFunc], ev *Stanza) {
-	if ev.Kind == stanza.Message && ev.Type != stanza.TypeError && l.router.Committer.Full() {
-		ev.Fail(stanza.ResourceConstraint)
-		return
-	}
-	ev.recorded = true
-	runChain(c, at, ev)
-	for i := range at.recordHooks {
-		at.recordHooks[i].f(ev)
-	}
-}
-
-// Deliver sends ev to one session of the account whose lock is held: its bytes, with the sender's true
-// address. It reports whether the session took it; if not, ev is handled as if there were no such resource
-// (RFC 6121 §8.5.3.2).
-func (l *LoopRouter) Deliver(to *Session, ev *Stanza) bool {
-	l.scratch = ev.Append(l.scratch[:0])
-	ok, crowded, full := to.deliverOutbound(OutboundStanza{Bytes: l.scratch, Kind: ev.Kind, From: ev.From,
-		To:         ev.To,
-		deliveries: &ev.deliveries})
-	switch {
-	case ok:
-		l.stats.Out[ev.Kind]++
-		if ev.deliveredCount++; ev.deliveries != nil {
-			ev.deliveries.n = int(ev.deliveredCount)
-		}
-		if ev.recorded {
-			ev.deliveredTo = append(ev.deliveredTo, to)
-		}
-	case full:
-		l.stats.Limits["held"]++
-	}
-	if crowded {
-		l.congestedBytes += len(l.scratch)
-	}
-	if cap(l.scratch) > 64<<10 {
-		l.scratch = nil
-	}
-	return ok
-}
-
-// deliverOutbound is Send, and reports besides whether more waits for the client than it takes at a time;
-// full: p was refused, as there are as many messages held back as may be.
-func (s *Session) deliverOutbound(p OutboundStanza) (ok, crowded, full bool) {
-	out := s.lockOutbox()
-	defer out.unlock()
-	ok = out.send(p)
-	return ok, s.wire != nil && s.wire.Congested(), !ok && out.refusesMessages()
-}
-
-// maxHops ends what mail keeps causing: a stanza is sent on this often.
-const maxHops = 8

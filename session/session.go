@@ -7,384 +7,269 @@ import (
 
 	"canto/reactor"
 	"canto/session/jid"
-	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
-// A Session is a resource, and outlives connections. It lives in its Account's list; everything is
-// under the account's lock unless a comment says otherwise. It knows its stream by wire and ref
-// only, never its loop, socket or TLS.
+// A Session is a resource of an account: what a client has bound (RFC 6120 section 7). It outlives its
+// connection: after the stream has ended it may hibernate, until another stream resumes it. It knows its
+// stream only as a [Wire] and a [StreamRef]: never its loop's data, its socket or TLS.
+//
+// The account's lock guards the fields, unless their comment says otherwise. session.txt, beside this
+// file, explains each field.
 type Session struct {
 	account  *Account  // never changes
 	jid      jid.JID   // full; never changes
-	presence []byte    // last broadcast presence, as it was sent; nil if unavailable
-	vars     *varNode  // modules' own state, a list; nil for most
-	flags    Flags     // modules' booleans
-	stream   StreamRef // which one it has; zero: resting
-	// that stream's; a resting where it rests. Both written under both locks, read under either
+	presence []byte    // last broadcast presence, as it was sent; nil: unavailable
+	vars     *varNode  // values of modules, a list; nil for most sessions
+	flags    Flags     // booleans of modules
+	stream   StreamRef // of its stream; zero: it hibernates
+	// wire is that stream's transport, a *hibernatingWire while the session hibernates, or nil after its
+	// removal. stream and wire are written under both locks, and may be read under either.
 	wire     Wire
-	outbox   *outbox // outbox lock; nil while nothing waits
-	outboxMu sync.Mutex
-	priority int8
+	outbox   *outbox    // under outboxMu; nil while nothing waits
+	outboxMu sync.Mutex // guards outbox and ending, and with the account's lock stream and wire
+	priority int8       // of presence
 	traits   Traits
-	ending   Ending // outbox lock: what ends it, or its stream; notEnded: nothing
+	ending   Ending // under outboxMu: why the session, or its stream, ends; notEnded: neither does
 }
 
-// Account is whose resource s is. Any goroutine.
+// Account returns the account that s is a resource of. Any goroutine.
 func (s *Session) Account() *Account { return s.account }
 
-// JID is the full JID. Any goroutine.
+// JID returns the full JID. Any goroutine.
 func (s *Session) JID() jid.JID { return s.jid }
 
-// Host is the account's. Any goroutine.
+// Host returns the account's host. Any goroutine.
 func (s *Session) Host() *Host { return s.account.host }
 
-// Traits are those of the stream that it has, or had last.
+// Traits returns the traits of the stream that s has, or had last. Under the account's lock.
 func (s *Session) Traits() Traits { return s.traits }
 
-// Presence is the last broadcast presence as the client sent it, and its priority; nil if
-// unavailable. The bytes are never changed: a new presence is a new slice.
+// Presence returns the last broadcast presence as the client sent it, and its priority; nil if s
+// is unavailable. The bytes never change: new presence is a new slice. Under the account's lock.
 func (s *Session) Presence() (p []byte, priority int8) { return s.presence, s.priority }
 
-// SetPresence keeps p, which is never changed from now on, as the last broadcast presence; nil: unavailable.
+// SetPresence sets the last broadcast presence and its priority; nil makes s unavailable. s keeps
+// p, which must not change from then on. Under the account's lock.
 func (s *Session) SetPresence(p []byte, priority int8) { s.presence, s.priority = p, priority }
 
-// Connected reports whether s is a connected resource (RFC 6120 §7): bound, with a stream.
+// Connected reports whether s has a stream: it is a connected resource (RFC 6120 section 7).
+// Under the account's lock.
 func (s *Session) Connected() bool { return s.stream != (StreamRef{}) }
 
-// Available reports whether s is an available resource (RFC 6121 §4.2.1). Every one is connected, or
-// rests.
+// Available reports whether s has sent presence: it is an available resource (RFC 6121 section
+// 4.2.1). A hibernating session stays available. Under the account's lock.
 func (s *Session) Available() bool { return s.presence != nil }
 
-// Interested reports whether s is an interested resource (RFC 6121 §2.2): it asked for the roster.
+// Interested reports whether s has requested the roster: it is an interested resource (RFC 6121
+// section 2.2). Under the account's lock.
 func (s *Session) Interested() bool { return interested.Is(s) }
 
-// SetInterested makes s an interested resource.
+// SetInterested makes s an interested resource. Under the account's lock.
 func (s *Session) SetInterested() { interested.Set(s, true) }
 
+// interested is the flag of Session.Interested.
 var interested = NewFlag("interested")
 
-// hibernating reports whether s has no stream. Under the account's lock, or the outbox lock.
+// hibernating reports whether s has no stream. Under the account's lock or the outbox lock.
 func (s *Session) hibernating() bool { return s.stream == (StreamRef{}) }
 
-// Traits say what a stream is by now; a stream feature is offered by them.
+// Traits are what a stream has negotiated so far. A stream feature is offered according to them
+// (StreamFeature.Needs and Forbids).
 type Traits uint8
 
 // The traits.
 const (
-	Secure Traits = 1 << iota
-	HasUser
-	HasResource
-	S2S
+	Secure      Traits = 1 << iota // TLS protects the stream
+	HasUser                        // SASL has succeeded
+	HasResource                    // a session is bound or resumed
+	S2S                            // the peer is a server; no front door sets it yet
 )
 
-// An Ending is what has ended a stream, or a session that has none. The end of a stream is not the end of
-// its session: what follows for the session is a row of the table in session.txt, and is decided by
-// Account.endSession, but where the account can't be read for good: then the session is removed.
+// An Ending is why a stream, or a session, has ended. The end of a stream is not always the end
+// of its session: Account.endSession decides by the endingTable (session.txt explains its rows),
+// whether the session hibernates. (If the account is unreadable for good the session is removed
+// in any case.)
 type Ending uint8
 
-// The endings. Up to connLost they are of a stream; those after it are decisions that the session itself
-// ends.
+// The endings. Up to connLost they are ends of a stream; the others are decisions to end the session.
 const (
 	notEnded   Ending = iota // nothing has ended
-	loggedOut                // the peer's end tag (RFC 6120 §4.4)
-	peerError                // the peer's stream error (RFC 6120 §4.9)
-	ourError                 // a stream error of ours, for what the peer has sent or for a failure here
-	shutdown                 // the server stops (RFC 6120 §4.9.3.19)
-	slowReader               // the client does not read, and more waits for it than may
+	loggedOut                // the peer's end tag (RFC 6120 section 4.4)
+	peerError                // the peer's stream error (RFC 6120 section 4.9)
+	ourError                 // our stream error, for the peer's input or for a failure here
+	shutdown                 // the server stops (RFC 6120 section 4.9.3.19)
+	slowReader               // the client is a slow consumer: its queue is full
 	connLost                 // the connection was lost without an end tag
-	overflow                 // it rested for longer than it can keep what it is sent
-	expired                  // the module that kept it at rest has ended it
-	displaced                // it rested, and the account needed its place for another session
-	superseded               // another stream has bound its resource (RFC 6120 §7.7.2.2)
-	kicked                   // by an operator: banned, given another password, its host taken away
+	overflow                 // the queue of a hibernating session is full
+	expired                  // the module that kept the session hibernating has ended it
+	displaced                // it hibernated, and a new session of the account needed its place
+	superseded               // another stream has bound its resource (RFC 6120 section 7.7.2.2)
+	kicked                   // an operator has banned the account, changed its password or removed its host
 	deleted                  // its account was deleted
-	hookFailed               // a hook panicked that was to keep it at rest, or to go on with it
+	hookFailed               // a hook that was to keep or resume the session has panicked
 	numEndings
 )
 
-// An outbox is what a [Session] has beside its wire while something waits: live stanzas for which there
-// is no room yet, sources of many elements, and what hooks keep. Nil while there is none of these. Under
-// the outbox lock.
-type outbox struct {
-	queue       []queuedElement // live stanzas that wait, in order
-	queuedBytes int             // of held
-	// bytes given to the wire by release since the client was last known to have everything
-	sentSinceDrain int
-	// a message was refused for want of room. So are those after it, which keeps their order
-	refusing bool
-	// the wire had no room. Everything waits until the client has what the wire took
-	blocked bool
-	// what is held back is looked at again after a while, as the account could not be read
-	retryPending  bool
-	drainsPending int             // how often the wire was asked to tell when it has drained, and has not yet
-	sources       []*activeSource // the first one is asked; the others wait their turn
-	deferred      []queuedElement // what hooks hold back: see Outbox.Defer
-	deferredBytes int             // bytes of kept
-	vars          *varNode        // of hooks: see OutboxVar
-}
-
-// An Outbox is a Session whose outbox lock is held, and what a hook may do with its outbox. Good until
-// the hook returns.
-type Outbox struct{ s *Session }
-
-// lockOutbox takes the outbox lock of s; it is the last of the order of locks.
-func (s *Session) lockOutbox() Outbox {
-	outboxCheck()
-	s.outboxMu.Lock()
-	return Outbox{s}
-}
-
-func (out Outbox) unlock() {
-	out.s.outboxMu.Unlock()
-	outboxUncheck()
-}
-
-// A queuedElement waits in an outbox.
-type queuedElement struct {
-	bytes      []byte
-	from, to   jid.JID
-	kind       stanza.Kind
-	deliveries *deliveryCount // nil: it is for this session alone
-}
-
-// deliveryCount counts the sessions of an account that took one message: those that sent it to their
-// client, and those that hold it back. Under the account's lock.
-type deliveryCount struct{ n int }
-
-// An OutboundStanza is one element on its way out; its bytes are copied.
-type OutboundStanza struct {
-	Bytes []byte
-	Kind  stanza.Kind
-
-	fromSource bool // it is of a Source
-	hooksRun   bool // the hooks were asked about it
-
-	deliveries **deliveryCount // of a stanza that several sessions may get; made when one holds it back
-
-	// From and To are the addresses of a stanza that another entity has sent: it keeps its place among
-	// those, and is routed again if s ends before it has it. What the server itself says has none, and waits
-	// for nothing.
-	From, To jid.JID
-}
-
-// A Source is many elements for one session: what is stored, what a page of an archive has, who is in a
-// room. It is asked for one after another, while less than [LowWaterMark] waits for the client, so that no
-// amount of it fills the outbox. It is given to a session by [Session.Pull], and ends with the session's
-// stream. All methods are called with that session, on the loop of the stream, but for End, which may be
-// called on any.
-type Source interface {
-	// Next is the next element, whose bytes do not change until it is Taken, or the source has ended. Under
-	// no lock: it may take the account's by [LoopRouter.WithAccount], or have a worker read by
-	// [LoopRouter.RunOnWorker], or ask another entity by mail, and say NextWouldBlock. s is there for what
-	// never changes.
-	Next(l *LoopRouter, s *Session) (p OutboundStanza, is NextStatus)
-	// Wanted is asked before each element, under the account's lock: whether s should still have it. If not, the
-	// source ends.
-	Wanted(s *Session) bool
-	// Taken says that the client's socket has the first n of the elements of which that was not said yet, or
-	// that the client must not have them (a blocked address): where they are stored they may be erased.
-	// Under the account's lock.
-	Taken(l *LoopRouter, s *Session, n int)
-	// End is called once, and nothing after it. What was not Taken by then the client may have, or not. Live
-	// messages that waited behind the source, see [Session.Pull] with ahead, have left before it if why is
-	// SourceDone, SourceUnwanted or SourceFailed; else they still wait. A new Source may follow at once.
-	// Under the account's lock.
-	End(l *LoopRouter, s *Session, why SourceEndReason)
-}
-
-// A NextStatus is what a [Source] says of its next element.
-type NextStatus uint8
-
-// NextElement: here it is. NextWouldBlock: it will call [Waker.Wake] when it has one, or knows that there
-// is none. Exhausted: there is none any more.
-const (
-	NextElement NextStatus = iota
-	NextWouldBlock
-	NextExhausted
-)
-
-// A SourceEndReason is why a [Source] is asked for nothing any more.
-type SourceEndReason uint8
-
-// SourceDone: all was taken. SourceUnwanted: Wanted said no. SourceFailed: the account could not be read,
-// or the source has panicked. StreamEnded: the session rests, or has another stream. SessionEnded: it is
-// no more.
-const (
-	SourceDone SourceEndReason = iota
-	SourceUnwanted
-	SourceFailed
-	StreamEnded
-	SessionEnded
-)
-
-// An activeSource is a Source in an outbox. Under the outbox lock.
-type activeSource struct {
-	src        Source
-	blocksLive bool // live messages wait behind it
-
-	inFlight, inFlightBytes int // elements, and their bytes, that were given and not known to be taken
-	drainCount, drainBytes  int // those among them that were given when the wire was asked to tell
-	pulling                 bool
-	parked, woken           bool // it said NextWouldBlock; it was woken before it had said so
-	ended                   bool // it is asked for nothing any more, and waits until all was taken
-	why                     SourceEndReason
-	unsent                  []OutboundStanza // for which the wire had no room: they come first
-	unsentResult            fetchResult      // behind rest
-}
-
-// A fetchResult is what a Source has said behind the elements that it had.
-type fetchResult struct {
-	status NextStatus
-	failed bool // it has panicked instead
-}
-
-// State is how far a stream has come; it only grows, but for the restarts of RFC 6120 §4.3.3.
+// State is how far a stream has come. It only grows, except for the restarts of RFC 6120 section
+// 4.3.3.
 type State uint8
 
-// Opening: no stream header yet (Prosody's "notopen"). Unauthed: header seen. Authed: SASL or
-// dialback done. Closing: a stream error or the end tag was sent; nothing more is read. The seed's
-// types follow: c2s_unauthed is Unauthed, c2s_unbound is Authed without a Session, c2s with.
+// The states. The stream types of Prosody are: "c2s_unauthed" is Unauthed, "c2s_unbound" is Authed without
+// a session, "c2s" is Authed with one; its "notopen" is Opening.
 const (
-	Opening State = iota
-	Unauthed
-	Authed
-	Closing
+	Opening  State = iota // no stream header yet; again after STARTTLS and after SASL
+	Unauthed              // the header was received
+	Authed                // SASL has succeeded (or dialback), and the stream was restarted
+	Closing               // a stream error or the end tag was sent: no input is handled any more
 )
 
-// A Wire is what a [Session] knows of its connection. Any goroutine, any lock held.
+// A Wire is what a [Session] knows of its connection. All methods may be called by any goroutine, with any
+// lock held; none blocks.
 type Wire interface {
-	// Send takes one complete element; el is copied. false: there is no room, or the wire closes. A wire
-	// that has no room is a [Drainer].
+	// Send queues one complete element for the peer; el is copied. It returns false if there is no room for
+	// it, or if the wire is closing. A wire that may be out of room is a [Drainer].
 	Send(el []byte) (ok bool)
-	// Congested reports whether more waits for the peer than it takes at a time: clients that flood it are
-	// slowed down.
+	// Congested reports whether more output waits for the peer than the high-water mark. Clients that send
+	// more to such a peer are slowed down.
 	Congested() bool
-	// Close ends the stream and its connection at the end of a turn. A [*StreamError] is sent before that.
+	// Close ends the stream and its connection at the end of a turn of its loop. If reason is a
+	// [*StreamError] the peer is sent it first.
 	Close(reason error)
-	// Loop is where the connection is looked after: a hint, as it may have moved since.
+	// Loop returns the loop that owns the connection. It is a hint: a session may be resumed on another.
 	Loop() *LoopRouter
 }
 
-// A Drainer is a Wire that takes elements faster than its peer does: it says when the peer has them.
+// A Drainer is a [Wire] that buffers output: it takes elements faster than its peer reads them, and tells
+// when the peer's socket has taken them.
 type Drainer interface {
-	// NotifyDrain has [Stream.Drained] called on the stream's loop, under no lock, once the socket has taken
-	// everything that was sent before, also where it has that already. false: the connection closes, and this is
-	// never told, as it is not if it closes later. Any goroutine, any lock held.
+	// NotifyDrain requests a call of [Stream.Drained], on the stream's loop and under no lock, when the socket
+	// has taken everything that was sent before; at once if it has already. It returns false if the
+	// connection is closing; then, or if the connection closes later, the call never comes. Any goroutine,
+	// any lock held.
 	NotifyDrain() (ok bool)
 }
 
-// A Transport is the connection of one stream, TCP or WebSocket, of which the stream's loop takes care:
-// all that is not a session's business. The stream's loop, unless a line says otherwise.
+// A Transport is the connection of one [Stream], over TCP or WebSocket: a [Wire] with all that is for the
+// stream and not for its session. A front door implements it. Methods are called on the stream's loop,
+// unless their comment says otherwise.
 type Transport interface {
 	Wire
 	Drainer
-	// the stream header, or <open/>; only front doors write headers
+	// Open sends the server's stream header, or <open/> on a WebSocket.
 	Open(from, to jid.JID, id, lang string) (ok bool)
-	// Closing reports whether the transport takes nothing any more, and not for want of room. Any goroutine.
+	// Closing reports whether Send fails because the transport closes, not for want of room. Any goroutine.
 	Closing() bool
+	// Pause stops the reading of input, until Resume.
 	Pause()
-	PauseForReply() // the peer waits for an answer; it is paused if it sends all the same
+	// PauseForReply is Pause while the peer waits for a reply. As such a peer sends nothing, the socket may
+	// stay in the poller's set until it does: see reactor.Conn.PauseForReply.
+	PauseForReply()
+	// Resume continues the reading; input that Feed did not take comes first.
 	Resume()
+	// Arm sets the timer that calls [Stream.OnDeadline]; 0 stops it.
 	Arm(at reactor.Tick)
-	// StartTLS begins a handshake as the server of h (RFC 6120 §5.4.3).
+	// StartTLS begins a handshake with the certificate of h (RFC 6120 section 5.4.3).
 	StartTLS(h *Host) error
-	Remote() netip.AddrPort // any goroutine
-	// TLS is nil while plain, and on transports that have none of their own.
+	// Remote returns the peer's address. Any goroutine.
+	Remote() netip.AddrPort
+	// TLS returns the state of TLS; nil without TLS, and on transports that have none of their own.
 	TLS() *tls.ConnectionState
-	// PresentedCertificate is the certificate that was shown to the peer, as far as it is known.
+	// PresentedCertificate returns the certificate that the peer was shown, nil if it is not known.
 	PresentedCertificate() *tls.Certificate
 }
 
-// deadlines of one stream, each a Tick in Stream.deadlines; the earliest is armed.
+// Indexes of Stream.deadlines. The transport's timer is set to the earliest.
 const (
-	deadlineLogin = iota
-	deadlineRate
+	deadlineLogin = iota // the stream must have a session by then
+	deadlineRate         // the stream has earned tokens by then, and is read again
 	numDeadlines
 )
 
-// A Stream is one connection's half, c2s or s2s, touched on its loop only. On s2s it never has a
-// Session. session.txt, beside this file, says of each field when it is set and who sets it.
+// A Stream is one connection's half in the kernel: a client's, or another server's (then it has no
+// Session). It belongs to its loop, which alone may use it: methods run there, unless their comment says
+// otherwise. session.txt, beside this file, says of each field when it is set and by which code.
 type Stream struct {
 	transport   Transport
 	loop        *LoopRouter
 	host        *Host
-	sess        *Session // set by bind or resumption; whether still ours, only its lock tells
-	in          xmlstream.Stream
-	negotiation *negotiationState // negotiation; nil once a c2s stream is bound
+	sess        *Session          // set when it is bound; only its lock tells whether it is still this stream's
+	in          xmlstream.Stream  // the parser's state between two reads
+	negotiation *negotiationState // nil once a session is bound
 	id          uint64
 	deadlines   [numDeadlines]reactor.Tick
-	tokens      int32        // bytes that may still be read before the stream is paused
+	tokens      int32        // bytes that may be read before the stream is over its rate
 	refilledAt  reactor.Tick // when tokens were last added
 	state       State
-	ending      Ending // what has ended it, as far as it has heard of it
+	ending      Ending // why it has ended, if endStream was called
 	traits      Traits
-	parked      uint8 // reasons why no stanza is taken now
-	bits        uint8
-	pendingWork uint16 // how many works are under way, each a reason parkedWork
+	parked      uint8  // reasons why no element is handled now: parkedWork...
+	bits        uint8  // bitHeader...
+	pendingWork uint16 // works in flight; parkedWork is set until there is none
 }
 
-// Reasons for parked.
+// Reasons for Stream.parked.
 const (
-	parkedWork uint8 = 1 << iota // Await, Commit, a cold entity
-	parkedRate
-	parkedOutbox
-	parkedTurn      // it had its share of this turn
-	parkedUnsettled // it has as many stanzas open as it may
+	parkedWork      uint8 = 1 << iota // an Await, a Commit or a bind is in flight
+	parkedRate                        // the peer is over its rate
+	parkedOutbox                      // back-pressure: the peer does not read its output
+	parkedTurn                        // the stream has used its share of this turn
+	parkedUnsettled                   // maxUnsettled of its stanzas are not settled
 )
 
-// Bits of a Stream.
+// Bits of Stream.bits.
 const (
 	bitHeader   uint8 = 1 << iota // our header was sent
-	bitFeatures                   // features were sent for the present header
-	bitCounted                    // counted in its host
+	bitFeatures                   // features were sent after the present header
+	bitCounted                    // counted in Host.connections
 	bitGone                       // the connection is closed
-	bitUpgrade                    // <starttls/> was taken: the handshake follows
+	bitUpgrade                    // <starttls/> was handled: the handshake follows
 	bitLang                       // the xml:lang of the peer's header is well-formed
-	bitTracked                    // its stanzas are numbered: see Track
+	bitTracked                    // its stanzas are numbered: see Stream.Track
 )
 
-// A negotiationState is what is known of a stream before it is bound.
+// A negotiationState is what a [Stream] has found out about its peer before a session is bound. The
+// stream's loop owns it.
 type negotiationState struct {
-	claimedFrom     jid.JID // what the peer's header claimed; never trusted
-	peer            jid.JID // bare, as SASL's verifier returned it
-	accountID       uint64  // its id in the store
-	lang            string
-	exchange        any // SASL's state between two elements
-	authFailures    int
-	revocationEpoch uint32 // of the table, when the account was looked up
+	claimedFrom     jid.JID // 'from' of the peer's header; never trusted
+	peer            jid.JID // bare, as SASL's verifier returned it; zero before
+	accountID       uint64  // id of peer's account in the store
+	exchange        any     // SASL's state between two elements: see Negotiation.Exchange
+	authFailures    int     // failed tries to authenticate on this stream
+	revocationEpoch uint32  // of the Table, before the account was looked up
 }
 
-// A StreamRef names a stream anywhere, of this process or another. The zero value is none: the
-// session rests.
+// A StreamRef names a stream of this process or of another. The zero value names none: a session with
+// it hibernates.
 type StreamRef struct {
-	Node        uint16
-	Incarnation uint32 // of the node: its starts are counted
-	ID          uint64
+	Node        uint16 // number of the process
+	Incarnation uint32 // number of the process's start: ids begin again with each
+	ID          uint64 // see Stream.ID
 }
 
-// State is how far st has come.
+// State returns how far st has come.
 func (st *Stream) State() State { return st.state }
 
-// Traits say what st is by now.
+// Traits returns what st has negotiated so far.
 func (st *Stream) Traits() Traits { return st.traits }
 
-// Host is the domain that the peer's header named; nil before one did.
+// Host returns the host that the peer's header named; nil before the header.
 func (st *Stream) Host() *Host { return st.host }
 
-// LoopRouter is the kernel's part of the loop that owns st. Any goroutine.
+// LoopRouter returns the kernel's part of the loop that owns st. Any goroutine.
 func (st *Stream) LoopRouter() *LoopRouter { return st.loop }
 
-// Transport is st's connection.
+// Transport returns st's connection.
 func (st *Stream) Transport() Transport { return st.transport }
 
-// Session is what st was bound to; nil before.
+// Session returns the session that was bound to st or resumed on it; nil before.
 func (st *Stream) Session() *Session { return st.sess }
 
-// ID numbers the streams of this process; it is never used again. Any goroutine.
+// ID returns the number of st in this process. It is never used again. Any goroutine.
 func (st *Stream) ID() uint64 { return st.id }
 
-// Peer is zero until SASL, then the bare JID of who is there, then the full one.
+// Peer returns the address of the client: zero before SASL has succeeded, then the bare JID,
+// after binding the full JID.
 func (st *Stream) Peer() jid.JID {
 	if st.sess != nil {
 		return st.sess.jid
@@ -395,8 +280,8 @@ func (st *Stream) Peer() jid.JID {
 	return jid.JID{}
 }
 
-// Lang is the xml:lang of the peer's header (RFC 6120 §4.7.4); empty if it has none, or one that is not
-// well-formed (BCP 47), which is stamped on nothing.
+// Lang returns the xml:lang of the peer's header (RFC 6120 section 4.7.4). It is empty if there
+// is none, or if it is not well-formed (BCP 47): stanzas are not stamped with it then.
 func (st *Stream) Lang() string {
 	if r := st.in.Root(); r != nil && st.bits&bitLang != 0 {
 		return r.Lang
@@ -404,15 +289,17 @@ func (st *Stream) Lang() string {
 	return ""
 }
 
-// CanReceive reports whether st takes another element now: it is neither closing nor parked.
+// CanReceive reports whether st handles another element now: it is neither closing nor parked.
 func (st *Stream) CanReceive() bool { return st.state != Closing && st.parked == 0 }
 
+// ref returns the StreamRef of st. Any goroutine.
 func (st *Stream) ref() StreamRef {
 	return StreamRef{Node: st.loop.router.Node, Incarnation: st.loop.router.Incarnation, ID: st.id}
 }
 
-// park stops reading until unpark takes the last reason away. Each park for parkedWork wants an unpark of its
-// own: stanzas that waited for their account may have several works under way.
+// park pauses the transport until unpark has taken the last reason away. Each park for parkedWork
+// needs its own unpark, because several works may be in flight: of stanzas that waited for their
+// account.
 func (st *Stream) park(why uint8) {
 	if st.parked == 0 {
 		st.transport.Pause()
@@ -423,6 +310,8 @@ func (st *Stream) park(why uint8) {
 	}
 }
 
+// unpark takes one reason away, and resumes the transport after the last. It does nothing if st
+// is not parked for that reason.
 func (st *Stream) unpark(why uint8) {
 	if st.parked&why == 0 {
 		return
@@ -437,7 +326,7 @@ func (st *Stream) unpark(why uint8) {
 	}
 }
 
-// setDeadline sets one deadline and the wire's timer to the earliest.
+// setDeadline sets one deadline (0: none), and the transport's timer to the earliest.
 func (st *Stream) setDeadline(which int, at reactor.Tick) {
 	st.deadlines[which] = at
 	first := reactor.Tick(0)
@@ -449,14 +338,14 @@ func (st *Stream) setDeadline(which int, at reactor.Tick) {
 	st.transport.Arm(first)
 }
 
-// A Negotiation is a Stream as a stream feature sees it (RFC 6120 §4.3): what was found out of its peer
-// so far, and what may be done about it.
+// A Negotiation is a [Stream] in its role for a stream feature (RFC 6120 section 4.3): with the
+// methods that ask and change what is known about the peer. They run on the stream's loop.
 type Negotiation struct{ *Stream }
 
-// Negotiation is st as a stream feature sees it.
+// Negotiation returns st in its role for a stream feature.
 func (st *Stream) Negotiation() Negotiation { return Negotiation{st} }
 
-// A streamReader is a Stream as what reads its peer.
+// A streamReader is a [Stream] in its role as the reader of its peer: see stream.go.
 type streamReader struct{ *Stream }
 
 func (st *Stream) streamReader() streamReader { return streamReader{st} }

@@ -24,7 +24,7 @@ import (
 
 const nsAcks = "urn:canto:test:acks"
 
-// resume asks for the account's session of that resource, which rests.
+// resume asks for the account's hibernating session of that resource.
 func resume(resource string) string {
 	return "<resume xmlns='" + nsAcks + "' resource='" + resource + "'/>"
 }
@@ -38,7 +38,7 @@ func tracked(t *testing.T, opt sessiontest.Options) *sessiontest.Server {
 
 var ackPattern = regexp.MustCompile(`<a xmlns='[^']*' h='(\d+)'/>`)
 
-// lastAck is the last number that text acknowledges; empty: none.
+// lastAck returns the last number that text acknowledges; empty: none.
 func lastAck(text string) string {
 	all := ackPattern.FindAllStringSubmatch(text, -1)
 	if len(all) == 0 {
@@ -47,8 +47,9 @@ func lastAck(text string) string {
 	return all[len(all)-1][1]
 }
 
-// What a stanza makes an entity store is durable before its client is told that it was handled, and so is
-// what all stanzas before it made entities store (XEP-0198 §4: "handled" is the server's promise).
+// What a stanza makes an entity store is durable before its client is told that it was handled,
+// and so is what all stanzas before it made entities store (XEP-0198 §4: "handled" is the
+// server's promise).
 func TestPledges(t *testing.T) {
 	var slow atomic.Bool
 	s := tracked(t, sessiontest.Options{Slow: func() time.Duration {
@@ -80,7 +81,8 @@ func TestPledges(t *testing.T) {
 	}
 }
 
-// A stanza that is refused at the door, or whose commit fails, counts as handled: its sender has an error.
+// A stanza that is refused before it is routed, or with a commit that fails, counts as handled:
+// its sender has an error.
 func TestPledgesThatFail(t *testing.T) {
 	var flaky storetest.Flaky
 	s := tracked(t, sessiontest.Options{Fault: flaky.Fault})
@@ -100,7 +102,7 @@ func TestPledgesThatFail(t *testing.T) {
 	}
 }
 
-// recorded are the rows that acks has written of an account.
+// recorded returns the rows that the module acks has written of an account.
 func recorded(t *testing.T, s *sessiontest.Server, bare string) (got []string) {
 	t.Helper()
 	rows, err := store.LogOf(s.DB.Tables(), acks.Rows)
@@ -124,7 +126,8 @@ func recorded(t *testing.T, s *sessiontest.Server, bare string) (got []string) {
 	return got
 }
 
-// What becomes of a message is written down once, with the message itself if that is kept: one batch.
+// The outcome of a message is stored once, with the message itself if that is stored: in one
+// batch.
 func TestRecord(t *testing.T) {
 	s := tracked(t, sessiontest.Options{})
 	romeo, juliet := s.Login("romeo", "romeo@localhost/orchard"), s.Login("juliet", "juliet@localhost/balcony")
@@ -149,7 +152,7 @@ func TestRecord(t *testing.T) {
 	}
 }
 
-// A store that is known to be full refuses a message before anything of it is delivered.
+// A store that is known to be full refuses a message before it is delivered to any session.
 func TestRecordWithoutRoom(t *testing.T) {
 	s := tracked(t, sessiontest.Options{})
 	romeo, juliet := s.Login("romeo", "romeo@localhost/orchard"), s.Login("juliet", "juliet@localhost/balcony")
@@ -176,7 +179,8 @@ type fullStore struct{ committer }
 
 func (fullStore) Full() bool { return true }
 
-// A stream has so many stanzas open and no more: nothing is read from its client until some are settled.
+// A stream has a bounded number of unsettled stanzas: at the bound nothing is read from its
+// client until some are settled.
 func TestPledgesAreBounded(t *testing.T) {
 	var slow atomic.Bool
 	lim := session.DefaultLimits()
@@ -203,8 +207,8 @@ func TestPledgesAreBounded(t *testing.T) {
 	}
 }
 
-// A session that has lost its connection is taken over with all that was sent to it, on another loop; one
-// that nothing takes over ends.
+// A session that has lost its connection is resumed on another loop with all that was sent to it.
+// One that is not resumed ends.
 func TestResumption(t *testing.T) {
 	s := tracked(t, sessiontest.Options{})
 	romeo, juliet := s.Login("romeo", "romeo@localhost/orchard"), s.Login("juliet", "juliet@localhost/balcony")
@@ -230,8 +234,9 @@ func TestResumption(t *testing.T) {
 	}
 }
 
-// A session that rests, is resumed, and rests again, is kept for as long from its second rest on as from
-// the first: the time that a client has to resume begins with the loss of its connection (XEP-0198 §5).
+// A session that hibernates, is resumed, and hibernates again, is kept for as long the second
+// time as the first: the time in which a client may resume begins with the loss of its connection
+// (XEP-0198 §5).
 func TestResumptionTwice(t *testing.T) {
 	s := tracked(t, sessiontest.Options{})
 	juliet := s.Login("juliet", "juliet@localhost/balcony")
@@ -250,8 +255,8 @@ func TestResumptionTwice(t *testing.T) {
 	}
 }
 
-// A client resumes the session that it names (XEP-0198 §5, previd), whichever other device of the account
-// rests, and is told that it was resumed before anything else.
+// A client resumes the session that it names (XEP-0198 §5, previd), whichever other device of the
+// account hibernates, and is told that it was resumed before anything else.
 func TestResumptionByName(t *testing.T) {
 	s := tracked(t, sessiontest.Options{})
 	romeo := s.Login("romeo", "romeo@localhost/orchard")
@@ -283,7 +288,7 @@ func TestResumptionByName(t *testing.T) {
 	}
 }
 
-// Where a session that rests can't be taken over, as a decision has ended it, its client is told
+// If a hibernating session cannot be resumed because a decision has ended it, its client is told
 // <failed/> and not <resumed/>, and may bind a resource on the same stream (XEP-0198 §5).
 func TestResumptionOfWhatHasEnded(t *testing.T) {
 	var flaky storetest.Flaky
@@ -310,7 +315,7 @@ func TestResumptionOfWhatHasEnded(t *testing.T) {
 	}
 }
 
-// A stanza that is dropped, as another stream has taken its session over, is not acknowledged: its client
+// A stanza that is dropped because another stream has its session is not acknowledged: its client
 // sends it again.
 func TestDroppedIsNotSettled(t *testing.T) {
 	s := tracked(t, sessiontest.Options{})
@@ -344,8 +349,8 @@ func TestDroppedIsNotSettled(t *testing.T) {
 	}
 }
 
-// A stalled store is one whose commits up to upTo are settled as far as the kernel knows, and the others
-// not yet.
+// A stalled store is one in which the commits up to upTo are settled as far as the kernel knows,
+// and the others are not.
 type stalled struct {
 	committer
 	upTo session.Ticket
@@ -353,8 +358,8 @@ type stalled struct {
 
 func (s *stalled) LastSettled() session.Ticket { return min(s.committer.LastSettled(), s.upTo) }
 
-// What a stanza makes an entity store behind an Await, or in what is called when a commit has ended, is a
-// pledge of that stanza like all else: it is not acknowledged before that is durable (XEP-0198 §4).
+// What a stanza makes an entity store after an Await, or in the callback of a commit, counts for
+// that stanza like all else: it is not acknowledged before that is durable (XEP-0198 §4).
 func TestPledgesOfWhatComesLater(t *testing.T) {
 	name := xmlstream.N("urn:of-the-test", "q")
 	rows := store.NewLog[string]("test-pledges", '|', 1)
@@ -426,8 +431,8 @@ func TestPledgesOfWhatComesLater(t *testing.T) {
 	}
 }
 
-// A stanza whose commit has failed with the batch that made its entity is one that could not be stored:
-// its sender has an error, and it is counted as such.
+// A stanza with a commit that fails together with the batch that creates its entity could not be
+// stored: its sender gets an error, and it is counted so.
 func TestPledgeOfWhatIsNotBorn(t *testing.T) {
 	failed := 0
 	count := hooked(func(api *session.API) error {
@@ -456,7 +461,7 @@ func TestPledgeOfWhatIsNotBorn(t *testing.T) {
 	romeo.Send("<message to='x@b.localhost' id='commit'/>")
 	s.Settle()
 	disk.upTo = math.MaxUint64
-	s.Router.Committer = forgetful{disk, born} // it has failed, and what came behind it has not
+	s.Router.Committer = forgetful{disk, born} // it has failed, and later batches have not
 	s.AddAccount("another@localhost")
 	s.Settle()
 	if got := romeo.Received(); strings.Count(got, "type='error' id='commit'") != 1 || lastAck(got) != "2" ||
@@ -465,8 +470,8 @@ func TestPledgeOfWhatIsNotBorn(t *testing.T) {
 	}
 }
 
-// What has waited for a commit is not kept once it has gone on: with one commit settled before another,
-// neither is.
+// A stanza that has waited for a commit is not kept in memory afterwards, whether one commit is
+// settled before another or not.
 func TestSettledIsGone(t *testing.T) {
 	name := xmlstream.N("urn:of-the-test", "q")
 	freed := make(chan string, 2)

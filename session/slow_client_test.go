@@ -22,7 +22,7 @@ func unbounded() *session.Limits {
 	return &lim
 }
 
-// numbered is what has the marks "number 0000" and so on in got, in the order in which they stand there.
+// numbered returns the marks "number 0000" and so on of got, in their order.
 var numberedIn = regexp.MustCompile(`number (\d{4})`)
 
 func numbered(got string) (list []string) {
@@ -45,9 +45,9 @@ func inOrder(t *testing.T, list []string, n int) {
 	}
 }
 
-// A client reads slowly, more waits for it than the wire takes, and it asks for something meanwhile,
-// which has its own stream wait for the socket as well. All comes in order, in each of several such
-// phases, and a Source is told of no element as taken that the client has not read.
+// A client reads slowly, more waits for it than the wire takes, and it sends a request, so that
+// its own stream waits for the socket too. All arrives in order, in each of several such phases,
+// and a Source is told of no element as taken that the client has not read.
 func TestSlowClientThatAsks(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{Limits: unbounded()})
 	juliet, romeo := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x")
@@ -80,8 +80,8 @@ func TestSlowClientThatAsks(t *testing.T) {
 	inOrder(t, numbered(got), sent)
 }
 
-// A message never overtakes another of the same sender, also where as many are held back for the client
-// as may be: its stream ends then, and what it did not get is stored behind that.
+// A message never overtakes another of the same sender, even if the queue for the client is full:
+// its stream ends then, and the messages that it did not get are stored after those before them.
 func TestMessagesDoNotOvertake(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{Limits: unbounded(), Module: func(_ string, v any) error {
 		if o, ok := v.(*offline.Options); ok {
@@ -125,8 +125,8 @@ func TestMessagesDoNotOvertake(t *testing.T) {
 	}
 }
 
-// What is refused because an inbox is full is answered at once, however much of it there is: it fills no
-// inbox.
+// Stanzas that are refused because an inbox is full are answered at once, however many they are:
+// the answers fill no inbox.
 func TestRefusalsHaveABound(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{Limits: unbounded()})
 	romeo, nurse := s.Login("romeo", "romeo@localhost/x"), s.Login("nurse", "nurse@localhost/x")
@@ -156,8 +156,8 @@ func TestRefusalsHaveABound(t *testing.T) {
 	}
 }
 
-// What is held back for a client that reads again waits until its account can be read: it is neither lost
-// nor forgotten.
+// Queued stanzas for a client that reads again wait until its account can be read: they are
+// neither lost nor forgotten.
 func TestHeldWhileTheAccountCannotBeRead(t *testing.T) {
 	var flaky storetest.Flaky
 	s := sessiontest.New(t, sessiontest.Options{Limits: unbounded(), Fault: flaky.Fault})
@@ -186,8 +186,8 @@ func TestHeldWhileTheAccountCannotBeRead(t *testing.T) {
 	inOrder(t, numbered(got), 140)
 }
 
-// A stanza has one answer, also where a module writes down what became of it and that can't be stored
-// (RFC 6120 §8.2.3, §8.3.1); and what a module stores of it at its sender takes no later answer away.
+// A stanza has one answer, even if a module stores its outcome and that fails (RFC 6120 §8.2.3,
+// §8.3.1). What a module stores of it at its sender suppresses no later answer.
 func TestAnswersOfABatchThatFails(t *testing.T) {
 	rows := store.NewMap[string, []byte]("of-the-test", '~', 1)
 	var flaky storetest.Flaky
@@ -243,12 +243,12 @@ func TestAnswersOfABatchThatFails(t *testing.T) {
 	romeo.Send("<message to='juliet@localhost' type='chat' id='two'><body>x</body></message>")
 	s.Settle()
 	if got := romeo.Received(); strings.Count(got, "<internal-server-error") != 1 {
-		t.Errorf("a message whose recipient's chain panics, behind a batch at its sender, has the answers %q", got)
+		t.Errorf("a message to a recipient with a chain that panics, after a batch at its sender, has the answers %q", got)
 	}
 }
 
-// What a hook holds back for a session that refuses messages for now stays held back, and comes with the
-// next Flush.
+// Elements that a hook defers, for a session that refuses messages for now, stay deferred, and
+// are sent with the next Flush.
 func TestFlushOfWhatIsNotTaken(t *testing.T) {
 	s := withModule(t, sessiontest.Options{Limits: unbounded()}, func(api *session.API) error {
 		api.Hooks.Outgoing.Add(api.Module, session.Guard,
@@ -290,7 +290,7 @@ func TestFlushOfWhatIsNotTaken(t *testing.T) {
 	inOrder(t, numbered(reads(s, juliet, -1)), 3)
 }
 
-// Messages for which there was no room while a Source ended come once there is room again.
+// Messages for which there was no room when a Source ended are sent when there is room again.
 func TestHeldWhereASourceEnds(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{Limits: unbounded()})
 	juliet, romeo := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x")
@@ -310,7 +310,8 @@ func TestHeldWhereASourceEnds(t *testing.T) {
 	}
 }
 
-// While the account can't be read nothing of a Source is given, as who is blocked is not known.
+// While the account cannot be read nothing of a Source is sent, because the blocked addresses are
+// not known.
 func TestSourceOfAnAccountThatCannotBeRead(t *testing.T) {
 	var flaky storetest.Flaky
 	s := sessiontest.New(t, sessiontest.Options{Fault: flaky.Fault})

@@ -7,9 +7,83 @@ import (
 	"canto/xmlstream"
 )
 
-// Pull has s given what src has, behind what other sources had to say by then, and among live stanzas;
-// ahead: live messages wait until it has ended. If s has no stream, or closes, src ends at once. Under
-// the account's lock.
+// How a source is pulled: [Session.Pull] appends it to the session's outbox. When no lock is held, the loop
+// of the stream runs pull. It takes the first source (nextSource), asks it for elements under no lock
+// (fetch), and gives them to the client under the account's lock (sendAll), until LowWaterMark bytes are in
+// flight, the source has nothing yet, or the wire has no room. Then a drain notification of the wire
+// (Session.drained) tells the source what was taken and continues the pull.
+
+// A Source gives many elements to one session, one after another: stored messages, the pages of an
+// archive, the occupants of a room. It is asked for an element while less than [LowWaterMark] bytes are in
+// flight to the client, so that its length does not matter for the outbox. [Session.Pull] begins it; it
+// ends with the session's stream at the latest. All methods are called with that session, on the loop of
+// the stream; only End may be called on any loop. If a method panics the source ends (SourceFailed).
+type Source interface {
+	// Next returns the next element if is is NextElement. Its bytes must not change until it is Taken or the
+	// source has ended. Next is called under no lock, and must not block: it may take the account's lock by
+	// [LoopRouter.WithAccount], let a worker read by [LoopRouter.RunOnWorker] or mail another entity, and
+	// return NextWouldBlock. Of s it may only use what never changes.
+	Next(l *LoopRouter, s *Session) (p OutboundStanza, is NextStatus)
+	// Wanted is called before each element is sent: it reports whether s should still have it. If not, the
+	// source ends (SourceUnwanted). Under the account's lock.
+	Wanted(s *Session) bool
+	// Taken is called when the client's socket has taken n more elements, the oldest first. Elements that the
+	// client must not have (of a blocked address) count as taken. Where they are stored they may be
+	// erased now. Under the account's lock.
+	Taken(l *LoopRouter, s *Session, n int)
+	// End is the last call. Elements that were not Taken may have reached the client or not. If the source
+	// blocked live messages (see Session.Pull) these were sent before the call, for the reasons SourceDone,
+	// SourceUnwanted and SourceFailed; for the others they still wait. End may begin another Source. Under
+	// the account's lock.
+	End(l *LoopRouter, s *Session, why SourceEndReason)
+}
+
+// A NextStatus is the second result of [Source.Next].
+type NextStatus uint8
+
+// The results of Source.Next.
+const (
+	NextElement    NextStatus = iota // there is an element
+	NextWouldBlock                   // not yet: the source will call Waker.Wake
+	NextExhausted                    // there are no more elements
+)
+
+// A SourceEndReason is why a [Source] has ended.
+type SourceEndReason uint8
+
+// The reasons of Source.End.
+const (
+	SourceDone     SourceEndReason = iota // the client has taken everything
+	SourceUnwanted                        // Wanted returned false
+	SourceFailed                          // a method has panicked, or the account could not be read
+	StreamEnded                           // the session hibernates, or has another stream
+	SessionEnded                          // the session was removed
+)
+
+// An activeSource is a [Source] in an outbox. The outbox lock guards its fields.
+type activeSource struct {
+	src        Source
+	blocksLive bool // live messages wait until it has ended
+
+	inFlight, inFlightBytes int  // elements that were sent and not yet reported as taken; their bytes
+	drainCount, drainBytes  int  // those of them that the pending drain notification covers
+	pulling                 bool // a pull is asking it or sending its elements
+	parked, woken           bool // it returned NextWouldBlock; it was woken while it was asked
+	ended                   bool // it is not asked again, but waits until the rest is taken
+	why                     SourceEndReason
+	unsent                  []OutboundStanza // elements that the wire refused: the next pull sends them
+	unsentResult            fetchResult      // the result that followed unsent
+}
+
+// A fetchResult is how a fetch ended, after the elements that it returned.
+type fetchResult struct {
+	status NextStatus
+	failed bool // Next has panicked
+}
+
+// Pull makes s pull elements from src, after the sources that it has already. Live stanzas are
+// sent between them; if ahead is true, live messages wait until src has ended. If s hibernates or
+// its stream is ending, src is ended at once. Under the account's lock.
 func (s *Session) Pull(l *LoopRouter, src Source, ahead bool) {
 	out := s.lockOutbox()
 	if s.ending != notEnded || s.hibernating() {
@@ -23,7 +97,7 @@ func (s *Session) Pull(l *LoopRouter, src Source, ahead bool) {
 	schedulePull(l, s)
 }
 
-// wakeSource is [Waker.Wake].
+// wakeSource does what [Waker.Wake] says.
 func (s *Session) wakeSource(src Source) {
 	defer s.lockOutbox().unlock()
 	if s.outbox == nil || s.hibernating() {
@@ -43,21 +117,21 @@ func (s *Session) wakeSource(src Source) {
 	}
 }
 
-// A Waker wakes one Source of one session. It may be kept, and used by any goroutine, with any lock held;
-// when the source has ended nothing happens.
+// A Waker wakes one Source of one session. It may be kept, copied, and used by any goroutine with any lock
+// but an outbox lock held. After the source has ended it does nothing.
 type Waker struct {
 	s   *Session
 	src Source
 }
 
-// Waker is what src keeps before it says NextWouldBlock.
+// Waker returns the Waker of src in s. A source gets it before it returns NextWouldBlock.
 func (s *Session) Waker(src Source) Waker { return Waker{s, src} }
 
-// Wake has the source, which said NextWouldBlock, asked again.
+// Wake asks the source again, which has returned NextWouldBlock or is about to.
 func (w Waker) Wake() { w.s.wakeSource(w.src) }
 
-// schedulePull has the source of s asked when no lock is held any more, before the mail is routed. Under the
-// account's lock.
+// schedulePull makes the loop of s's stream pull from its source, when no lock is held and before
+// the mail is routed. Under the account's lock.
 func schedulePull(l *LoopRouter, s *Session) {
 	if at := s.wire.Loop(); at != l {
 		at.Loop.Post(func() { at.Enter(func() { pull(at, s) }) })
@@ -66,8 +140,10 @@ func schedulePull(l *LoopRouter, s *Session) {
 	l.mail.pulls = append(l.mail.pulls, s)
 }
 
-// pull asks the source of s for elements, and gives them to the client, until enough is on its way. On
-// the loop of the stream, under no lock.
+// pull asks the source of s for elements and sends them to the client, until enough is in flight,
+// the source has nothing now, or the wire has no room. If the account cannot be read, nothing may
+// be sent (the rules about blocked addresses are not known), and the source fails. On the loop of
+// the stream, under no lock.
 func pull(l *LoopRouter, s *Session) {
 	for {
 		f := nextSource(s)
@@ -79,7 +155,7 @@ func pull(l *LoopRouter, s *Session) {
 		l.WithAccount(s.account.host, s.account.addr, func(l *LoopRouter, a *Account, _ bool, err error) {
 			switch {
 			case a != s.account || a.sessionIndex(s) < 0:
-			case err != nil: // who is blocked is not known, so that nothing may be given
+			case err != nil:
 				again = f.pullDone(s) && f.end(l, s, SourceFailed, false)
 				retryAfterDrain(l, s, s.stream, 0)
 			default:
@@ -95,8 +171,9 @@ func pull(l *LoopRouter, s *Session) {
 	}
 }
 
-// nextSource is the source of s that is to be asked now; nil: none, or the client has enough to take.
-// What was given by then is asked about at the wire.
+// nextSource returns the source that s is to pull from now, and marks it as pulling. It returns
+// nil if there is none, if it is parked or asked already, or if the client has enough to take:
+// then a drain notification is requested, which continues the pull.
 func nextSource(s *Session) *activeSource {
 	out := s.lockOutbox()
 	defer out.unlock()
@@ -115,7 +192,9 @@ func nextSource(s *Session) *activeSource {
 	return nil
 }
 
-// fetch asks f for as much as may be on its way to the client. A panic ends f alone.
+// fetch returns the elements that the wire has refused before, or else asks the source for so
+// many that LowWaterMark bytes are in flight. then says how the source continues after them; if
+// Next panics it says failed, and only the source ends. Under no lock.
 func (f *activeSource) fetch(l *LoopRouter, s *Session) (list []OutboundStanza, then fetchResult) {
 	out := s.lockOutbox()
 	list, f.unsent = f.unsent, nil
@@ -137,8 +216,9 @@ func (f *activeSource) fetch(l *LoopRouter, s *Session) (list []OutboundStanza, 
 	return list, fetchResult{status: is}
 }
 
-// sendAll gives the client of s what f had, and goes on by what f has said behind it: again, if f is to be
-// asked again. Under the account's lock.
+// sendAll sends list to the client, and continues by what the source said after it. It returns
+// true if the source, or the next one, is to be asked again at once. If the wire refuses an
+// element the rest is kept in unsent until it has drained. Under the account's lock.
 func (f *activeSource) sendAll(l *LoopRouter, s *Session, list []OutboundStanza, then fetchResult) (
 	again bool) {
 	if !f.pullDone(s) {
@@ -170,14 +250,15 @@ func (f *activeSource) sendAll(l *LoopRouter, s *Session, list []OutboundStanza,
 	return then.status == NextElement || f.park(s)
 }
 
-// sendOne gives the client of s one element of f, if it may have it; false: there is no room.
+// sendOne sends one element, by the rules of now; an element that the client must not have counts
+// as sent. It returns false if there is no room. Under the account's lock.
 func (f *activeSource) sendOne(l *LoopRouter, s *Session, p OutboundStanza) (ok bool) {
 	p, may := applyRules(l, s, p)
 	p.fromSource = true
 	out := s.lockOutbox()
 	defer out.unlock()
 	switch {
-	case !may: // it must not have it, and that is that
+	case !may: // it counts as taken
 		p.Bytes = nil
 	case out.send(p):
 		l.stats.Out[p.Kind]++
@@ -189,7 +270,8 @@ func (f *activeSource) sendOne(l *LoopRouter, s *Session, p OutboundStanza) (ok 
 	return true
 }
 
-// park notes that f has nothing yet; true: it was woken meanwhile.
+// park notes that the source has nothing yet. It returns true if it was woken in the meantime,
+// and is to be asked again.
 func (f *activeSource) park(s *Session) (woken bool) {
 	out := s.lockOutbox()
 	defer out.unlock()
@@ -202,14 +284,16 @@ func (f *activeSource) park(s *Session) (woken bool) {
 	return woken
 }
 
-// pullDone notes that f has answered; false: it has ended.
+// pullDone notes that a pull of f is over. It returns false if f was ended in the meantime.
 func (f *activeSource) pullDone(s *Session) bool {
 	defer s.lockOutbox().unlock()
 	f.pulling = false
 	return s.outbox != nil && len(s.outbox.sources) > 0 && s.outbox.sources[0] == f
 }
 
-// end has f asked for nothing any more; again: there is another source. read: the account could be read.
+// end stops asking f. If elements are in flight, f is finished when they are taken; else now.
+// read is false if the account could not be read. It returns true if another source may be pulled
+// from. Under the account's lock.
 func (f *activeSource) end(l *LoopRouter, s *Session, why SourceEndReason, read bool) (again bool) {
 	out := s.lockOutbox()
 	f.ended, f.why, f.unsent = true, why, nil
@@ -222,9 +306,11 @@ func (f *activeSource) end(l *LoopRouter, s *Session, why SourceEndReason, read 
 	return f.finish(l, s, read)
 }
 
-// finish tells f, of which everything was taken, that it has ended, once the live messages that wait
-// behind it have left; again: there may be another source. Where the account could not be read, and so
-// not who is blocked, what is held back stays so. Under the account's lock, on the loop of the stream.
+// finish takes f, with nothing in flight, out of the outbox and calls its End. If f blocked live
+// messages these are sent first; if they have no room on the wire, finish is called again after
+// the drain. If the account could not be read (read is false) queued stanzas stay queued, because
+// the rules about blocked addresses are not known. It returns true if another source may be
+// pulled from. Under the account's lock, on the loop of the stream.
 func (f *activeSource) finish(l *LoopRouter, s *Session, read bool) (again bool) {
 	if f.blocksLive && read && !s.flushQueue(l) {
 		return false
@@ -240,12 +326,13 @@ func (f *activeSource) finish(l *LoopRouter, s *Session, read bool) (again bool)
 	defer allowMessages(s)
 	runHook(l, s, func() { f.src.End(l, s, f.why) })
 	if read && !s.Backlogged() {
-		s.flushQueue(l) // what waited for room on the wire meanwhile
+		s.flushQueue(l)
 	}
 	return true
 }
 
-// allowMessages lets s hold messages back again: a source that has ended sees to those that were refused.
+// allowMessages lets s queue messages again, after a source has ended: a module sees to those
+// that were refused.
 func allowMessages(s *Session) {
 	out := s.lockOutbox()
 	defer out.unlock()
@@ -255,7 +342,8 @@ func allowMessages(s *Session) {
 	}
 }
 
-// endSources ends all sources of s. Under the account's lock.
+// endSources ends all sources of s, at once, also those with elements in flight. Under the
+// account's lock.
 func (s *Session) endSources(l *LoopRouter, why SourceEndReason) {
 	out := s.lockOutbox()
 	var list []*activeSource
@@ -268,8 +356,10 @@ func (s *Session) endSources(l *LoopRouter, why SourceEndReason) {
 	}
 }
 
-// drained goes on with what waits for the client of s, which has what was sent before: its stream ref
-// says so. On the loop of the stream, under no lock.
+// drained is called when the client's socket has taken everything that the stream ref had sent.
+// If it is the last notification that was requested, the outbox is no longer blocked, the source
+// is told what was taken (afterDrain), and the queue is flushed. An older notification, or one of
+// an earlier stream, does nothing. On the loop of the stream, under no lock.
 func (s *Session) drained(l *LoopRouter, ref StreamRef) {
 	out := s.lockOutbox()
 	o := s.outbox
@@ -279,7 +369,7 @@ func (s *Session) drained(l *LoopRouter, ref StreamRef) {
 	}
 	if o.drainsPending--; o.drainsPending > 0 {
 		out.unlock()
-		return // what was sent since is behind this: the last answer counts
+		return // more was sent since: the last notification counts
 	}
 	o.blocked, o.sentSinceDrain = false, 0
 	var f *activeSource
@@ -299,8 +389,9 @@ func (s *Session) drained(l *LoopRouter, ref StreamRef) {
 	afterDrain(l, s, ref, f, taken, 0)
 }
 
-// afterDrain goes on with s, whose client has what was sent before: of that so many elements of f, if f is a
-// source. tries is how often the account could not be read for it.
+// afterDrain continues with s after a drain: taken is how many elements of f the client has, if f
+// is not nil. tries is how often the account could not be read before. On the loop of the stream,
+// under no lock.
 func afterDrain(l *LoopRouter, s *Session, ref StreamRef, f *activeSource, taken, tries int) {
 	inline, again := true, false
 	l.WithAccount(s.account.host, s.account.addr, func(l *LoopRouter, a *Account, _ bool, err error) {
@@ -320,8 +411,10 @@ func afterDrain(l *LoopRouter, s *Session, ref StreamRef, f *activeSource, taken
 	}
 }
 
-// retryAfterDrain has what s holds back, which waits for an account that could not be read, looked at again,
-// or ends s. Under the account's lock.
+// retryAfterDrain arms a timer to flush the queue of s again, because its account could not be
+// read. It doubles the delay with each try; after the last try it ends s, and the unsent stanzas
+// are routed again. It does nothing if nothing is queued, or if a drain or another timer is
+// pending. Under the account's lock.
 func retryAfterDrain(l *LoopRouter, s *Session, ref StreamRef, tries int) {
 	out := s.lockOutbox()
 	waits := s.outbox != nil && len(s.outbox.queue) > 0 && s.outbox.drainsPending == 0 && !s.outbox.retryPending
@@ -332,7 +425,7 @@ func retryAfterDrain(l *LoopRouter, s *Session, ref StreamRef, tries int) {
 	switch {
 	case !waits:
 	case tries == maxUnbindTries:
-		s.close(ErrInternal, hookFailed) // and what it holds back is routed again
+		s.close(ErrInternal, hookFailed)
 	default:
 		wait := reactor.Tick(min(firstUnbindRetry<<tries, maxUnbindRetry))
 		l.After(wait, func() {
@@ -346,8 +439,9 @@ func retryAfterDrain(l *LoopRouter, s *Session, ref StreamRef, tries int) {
 	}
 }
 
-// advance tells f, if there is a source, how much was taken, and gives what is held back to a client that
-// waits for none. Under the account's lock.
+// advance tells f that the client has taken so many elements, finishes it if it has ended and
+// that was all, and flushes the queue if no source blocks it. err is why the account could not be
+// read: then f fails. It returns true if a source is to be asked. Under the account's lock.
 func advance(l *LoopRouter, s *Session, f *activeSource, taken int, err error) (again bool) {
 	out := s.lockOutbox()
 	current := s.outbox != nil && len(s.outbox.sources) > 0 && s.outbox.sources[0] == f
@@ -376,15 +470,16 @@ func advance(l *LoopRouter, s *Session, f *activeSource, taken int, err error) (
 	case ended && left == 0:
 		return f.finish(l, s, true)
 	case !s.Backlogged():
-		s.flushQueue(l) // what waited for room on the wire
+		s.flushQueue(l)
 	}
 	return true
 }
 
-// DeliverStored sends s an element that was remembered, as a live one of the same sender would be delivered:
-// see [Stanza.AppendForStorage] for its xml:lang. An address that the account blocks by now is heard no more
-// (XEP-0191 §3.3). from and to replace what el has, unless they are zero. It reports whether s has it or
-// must not have it. Many elements are a [Source]. Under the account's lock.
+// DeliverStored sends s an element that was stored or remembered, by the rules that hold for a
+// live one now: if the account blocks the sender by now it is dropped (XEP-0191 section 3.3).
+// from and to replace the addresses in el, unless from is zero. It returns true if s took el or
+// must not have it. For the xml:lang see [Stanza.AppendForStorage]; many elements are a [Source].
+// el is copied. Under the account's lock.
 func (l *LoopRouter) DeliverStored(s *Session, kind stanza.Kind, from, to jid.JID, el []byte) bool {
 	p, may := applyRules(l, s, OutboundStanza{Bytes: el, Kind: kind, From: from, To: to})
 	if !may {
@@ -397,9 +492,10 @@ func (l *LoopRouter) DeliverStored(s *Session, kind stanza.Kind, from, to jid.JI
 	return ok
 }
 
-// applyRules is p, which was stored or remembered, as it is delivered by the rules that hold now: its
-// addresses, where p has some, in the place of those in its bytes. false: the account takes nothing from
-// its sender. The bytes are good until the loop delivers something else.
+// applyRules returns p, an element that was stored, as it may be delivered now: with p.From and
+// p.To as addresses, if p.From is not zero. It returns false if the account does not take stanzas
+// from the sender, or if the element is not well-formed. The bytes may be the loop's scratch
+// buffer: they are valid until the next delivery. Under the account's lock.
 func applyRules(l *LoopRouter, s *Session, p OutboundStanza) (OutboundStanza, bool) {
 	e, err := l.Parser.Element(p.Bytes)
 	if err != nil {
@@ -419,46 +515,53 @@ func applyRules(l *LoopRouter, s *Session, p OutboundStanza) (OutboundStanza, bo
 	return p, mayReceiveFrom(l, s, p.From)
 }
 
-// MoreWhenDrained has [EntityHandler.More] called, under the lock of e, when the client of the session to
-// has taken most of what e, and others, have said to it: for more than may be on its way at a time, like
-// the occupants of a room that is joined. what says where to go on; it is copied. If the session ends, or
-// rests, before, More is not called. What e has said before comes first. Under the lock of e.
+// MoreWhenDrained makes the kernel call [EntityHandler.More] of e, with the cursor what, when the
+// client of the session to has taken most of what was sent to it. An entity uses it to send more
+// than may be in flight, such as the occupants of a room to a client that joins. If the session
+// ends or hibernates first, More is not called. What e has sent before arrives first. what is
+// copied. Under the lock of e.
 func (l *LoopRouter) MoreWhenDrained(e *Entity, to jid.JID, what []byte) {
 	if mayBeSession(l, to) {
 		l.sendEnvelope(envelope{from: e.addr, to: to, form: formMoreAvailable}, what)
 		return
 	}
-	// What another server has room for is for the queue to that server to say: a share each turn.
+	// to is on another server, and no outbox of ours is known for it: More is called in the next turn.
 	next := envelope{from: to, to: e.addr, form: formMoreRequest, bytes: append([]byte(nil), what...)}
 	l.Loop.Post(func() { l.Enter(func() { l.mail.add(next, next.bytes) }) })
 }
 
-// moreSource is the [Source] of an Offer: it has nothing itself, but asks the entity to go on.
+// A moreSource is the [Source] of a MoreWhenDrained in the session. It has no elements: when it is asked, it
+// mails the entity to continue.
 type moreSource struct {
-	from   jid.JID
-	cursor []byte
+	from   jid.JID // the entity
+	cursor []byte  // where it continues
 }
 
+// Next implements [Source]: it mails the request for more.
 func (o *moreSource) Next(l *LoopRouter, s *Session) (OutboundStanza, NextStatus) {
 	l.mail.add(envelope{from: s.jid, to: o.from, form: formMoreRequest}, o.cursor)
 	return OutboundStanza{}, NextExhausted
 }
 
+// Wanted implements [Source].
 func (*moreSource) Wanted(*Session) bool { return true }
 
+// Taken implements [Source].
 func (*moreSource) Taken(*LoopRouter, *Session, int) {}
 
+// End implements [Source].
 func (*moreSource) End(*LoopRouter, *Session, SourceEndReason) {}
 
-// runMore goes on with what e has offered to the session that ev is from. Under the lock.
+// runMore calls the More function of e for the session that ev is from; ev.raw is the cursor.
+// Under the lock.
 func runMore(e *Entity, l *LoopRouter, ev *Stanza) {
 	if b := e.handler(); e.exists() && b != nil && b.More != nil {
 		b.More(l, e, ev.From, ev.raw)
 	}
 }
 
-// addMoreSource has the session that ev is for take what another entity has offered to it, if it is here.
-// Under the lock.
+// addMoreSource adds a moreSource to the session that ev is for, if the account e has it. Under
+// the lock.
 func addMoreSource(e *Entity, l *LoopRouter, ev *Stanza) {
 	if a := e.account(); a != nil {
 		if s := a.Resource(ev.To); s != nil {
@@ -467,8 +570,10 @@ func addMoreSource(e *Entity, l *LoopRouter, ev *Stanza) {
 	}
 }
 
-// flushQueue gives the client of s what is held back, in order, as far as the wire should take it now: all
-// says that nothing is left. Under the account's lock, on the loop of the stream.
+// flushQueue sends queued elements in order, as far as the wire should take them now. Before each
+// it applies the blocking rules of now; an iq of a blocked sender is routed again, which answers
+// it. It returns true if the queue is empty then. Under the account's lock, on the loop of the
+// stream.
 func (s *Session) flushQueue(l *LoopRouter) (all bool) {
 	for {
 		out := s.lockOutbox()
@@ -480,13 +585,13 @@ func (s *Session) flushQueue(l *LoopRouter) (all bool) {
 		may := h.from.IsZero()
 		switch {
 		case !may && !runHook(l, s, func() { may = mayReceiveFrom(l, s, h.from) }):
-			if h.dropCopy() { // else another session of the account has it
+			if h.dropCopy() {
 				bounce(l, s.account, h, stanza.InternalServerError)
 			}
 			continue
 		case !may:
 			if h.kind == stanza.IQ {
-				l.mail.requeue(h) // it has an answer, as to an address that takes nothing
+				l.mail.requeue(h) // so that it is answered
 			}
 			continue
 		}

@@ -9,83 +9,63 @@ import (
 	"canto/xmlstream"
 )
 
-// A Verdict is what a hook says of a stanza: ask the next hook, or it is handled here and no other is
-// asked.
+// A Verdict is what a hook returns about a stanza.
 type Verdict uint8
 
-// The two verdicts.
+// The verdicts.
 const (
-	Pass Verdict = iota
-	Done
+	Pass Verdict = iota // the next hook is called
+	Done                // the stanza is handled: no other hook is called
 )
 
-// Target is whom a stanza is addressed to, seen from this server.
-type Target uint8
-
-// ToSelf: no 'to', or the sender's own bare JID. ToBare and ToFull: an account of ours; ToHost: a
-// domain of ours.
-const (
-	ToSelf Target = iota
-	ToBare
-	ToFull
-	ToHost
-	numTargets
-)
-
-// Targets are all of them, for hooks that make no difference.
-var Targets = []Target{ToSelf, ToBare, ToFull, ToHost}
-
-// A Stanza is one stanza on its way, in its loop's stack: good until the hook returns; Keep it to
-// look at it later.
+// A Stanza is one stanza while a loop routes it and hooks process it. It lies on the loop's stack of
+// stanzas: a hook may use it until it returns, and must Clone it to keep it. The exported fields may be
+// read by hooks, and are the kernel's to change.
 type Stanza struct {
-	// the sender's, in Pre chains and for ToSelf only, else nil: for state, never for an answer
+	// Session is the sender's, in Pre chains and for ToSelf only; else nil. It is for state of the session:
+	// answers go by Reply and Fail.
 	Session    *Session
-	Host       *Host // where it is looked at now
-	Element    xmlstream.Element
-	From, To   jid.JID
-	Kind       stanza.Kind
-	Type       stanza.Type
-	Target     Target
-	PrePending bool // straight from a local client: the Pre chain is yet to run
-	Hops       uint8
+	Host       *Host             // its hooks process the stanza now
+	Element    xmlstream.Element // as it was sent, or rewritten by Replace
+	From, To   jid.JID           // the true sender; the recipient
+	Kind       stanza.Kind       // message, presence or iq
+	Type       stanza.Type       // of the type attribute
+	Target     Target            // what kind of address To is
+	PrePending bool              // it comes straight from a client of ours; the Pre chain has not run yet
+	Hops       uint8             // how often a hook has sent it on: see maxHops
 
-	lang             string // of the sender's stream, for a stanza without xml:lang
+	lang             string // xml:lang of the sender's stream, for a stanza without one
 	loopRouter       *LoopRouter
-	entity           *Entity
-	stream           *Stream // the sender's, while it is on this loop and was not left
-	origin           Origin  // of a stanza that a client sent, and of what it sets off
-	extra            []byte  // elements that delivery puts behind the children
-	raw              []byte  // of what is no stanza for chains, and not parsed
-	originLoopNumber uint16  // of the connection that it came from, and one; 0: not known
-	noTo             bool    // a fresh stanza without 'to'
+	entity           *Entity // the locked entity
+	stream           *Stream // the sender's, if it is of this loop and still has the session
+	origin           Origin
+	extra            []byte // elements that Add has appended to the children
+	raw              []byte // the bytes, if they are not parsed: see form
+	originLoopNumber uint16 // loop number (index + 1) of the sender's connection; 0: not known
+	noTo             bool   // it was sent without 'to'
 	form             envelopeForm
-	rewritten        bool // Element is a rewritten one, to be released
-	noReply          bool // its sender has an answer: there is no other
-	unprocessed      bool // it is refused, and no entity has looked at it
+	rewritten        bool // Element was made by Replace, and must be released
+	noReply          bool // its sender has an answer already: others are dropped
+	unprocessed      bool // it is refused before an entity has processed it: see sendReply
 	failed           bool // FailWith was called
-	replied          bool // an answer was mailed
+	replied          bool // an answer was mailed, or a callback will see to it
 
-	settlesOrigin  bool           // origin is settled where ev ends
-	stored         bool           // it is stored for later
-	recorded       bool           // its chain has a phase Record
-	successor      *Stanza        // a copy that is kept for later, with which origin is settled instead
-	lastWrite      Ticket         // the last one
-	creationTicket Ticket         // of the batch that made the entity that has pledged it, if that may fail yet
-	batch          any            // of the store
-	deliveredTo    []*Session     // that have it, where its chain has a phase Record
-	deliveries     *deliveryCount // of what sessions hold back of it
+	// The next fields are about the settling of the origin: see Stream.Track.
+	settlesOrigin  bool    // the origin is settled where ev ends
+	stored         bool    // it is stored for later delivery
+	recorded       bool    // its chain has hooks of phase Record
+	successor      *Stanza // a copy that is kept, and that settles the origin instead
+	lastWrite      Ticket  // the last ticket of what it has made entities store
+	creationTicket Ticket  // of the batch that creates the entity with lastWrite, while that may fail
+	batch          any     // see Batch
+
+	deliveredTo    []*Session     // sessions that took it, if recorded
+	deliveries     *deliveryCount // shared with the queues of sessions
 	deliveredCount uint16         // how many sessions took it
 }
 
-// An Origin says where a stanza comes from that a client sent: its stream, and which of that stream's
-// stanzas it is, from 1; 0 on a stream that is not tracked. It is zero for what this server said of
-// itself.
-type Origin struct {
-	Stream StreamRef
-	Number uint32
-}
-
-// Clone is a copy that stays. Cold path.
+// Clone returns a copy of ev that may be kept. It has neither a batch nor the settling of the
+// origin. It allocates.
 func (ev *Stanza) Clone() *Stanza {
 	k := *ev
 	k.Element, k.rewritten, k.settlesOrigin, k.successor = ev.Element.Clone(), false, false, nil
@@ -94,12 +74,13 @@ func (ev *Stanza) Clone() *Stanza {
 	return &k
 }
 
-// Add has every delivery of ev, to whomever, put el behind ev's own children; el is copied. In phase
-// Rewrite or Archive.
+// Add appends el to ev's children in all its deliveries; el is copied. For hooks of phases
+// Rewrite and Archive.
 func (ev *Stanza) Add(el []byte) { ev.extra = append(ev.extra, el...) }
 
-// Replace makes el, one complete element, what is delivered and what later hooks see; el is copied.
-// In phase Rewrite.
+// Replace makes el, one complete element, the content of ev: later hooks see it and it is
+// delivered. el is copied. It returns an error, and changes nothing, if el is not well-formed.
+// For hooks of phase Rewrite.
 func (ev *Stanza) Replace(el []byte) error {
 	b := ev.loopRouter.mail.copyBytes(el)
 	e, err := ev.loopRouter.Parser.Element(b)
@@ -113,11 +94,11 @@ func (ev *Stanza) Replace(el []byte) error {
 	return nil
 }
 
-// Entity is the one whose lock is held: the sender's in a Pre chain, the recipient's later; nil at
-// a login host itself. Account is the same, if it is an account.
+// Entity returns the locked entity: the sender's account in a Pre chain, later the
+// recipient; nil at a host with logins itself.
 func (ev *Stanza) Entity() *Entity { return ev.entity }
 
-// Account is the Entity, if it is an account; else nil.
+// Account returns Entity as an account; nil if it is none.
 func (ev *Stanza) Account() *Account {
 	if ev.entity == nil {
 		return nil
@@ -125,29 +106,30 @@ func (ev *Stanza) Account() *Account {
 	return ev.entity.account()
 }
 
-// LoopRouter is the loop's kernel.
+// LoopRouter returns the kernel's part of the loop that processes ev.
 func (ev *Stanza) LoopRouter() *LoopRouter { return ev.loopRouter }
 
-// Directed reports whether the stanza had a 'to' attribute as it was sent.
+// Directed reports whether the stanza was sent with a 'to' attribute.
 func (ev *Stanza) Directed() bool { return !ev.noTo }
 
-// ID is the 'id' attribute.
+// ID returns the 'id' attribute, nil without one. The bytes are valid until the hook returns.
 func (ev *Stanza) ID() []byte {
 	v, _ := ev.Element.Attr(stanza.AttrID)
 	return v
 }
 
-// Payload is the one child of an iq of type get or set.
+// Payload returns the first child: the one child of an iq of type get or set.
 func (ev *Stanza) Payload() xmlstream.Element {
 	e, _ := ev.Element.First()
 	return e
 }
 
-// Appender lends the loop's, emptied, until the hook returns or what was written is sent. There is one
-// for each loop: the next call empties it.
+// Appender lends the loop's appender, emptied: see [LoopRouter.Appender].
 func (ev *Stanza) Appender() *xmlstream.Appender { return ev.loopRouter.Appender() }
 
-// Appender lends the loop's, emptied: see [Stanza.Appender].
+// Appender lends the loop's one appender, emptied, for the building of an element. It is valid
+// until the hook returns, until the element is sent by this package, or until the next call,
+// which empties it.
 func (l *LoopRouter) Appender() *xmlstream.Appender {
 	if cap(l.appender.B) > 64<<10 {
 		l.appender.B = nil
@@ -155,63 +137,13 @@ func (l *LoopRouter) Appender() *xmlstream.Appender {
 	return l.appender.Reset(xmlstream.Streamed)
 }
 
-// replyHeader writes the start of an answer to ev: its addresses and id.
-func replyHeader(ev *Stanza, a *xmlstream.Appender, typ string) {
-	a.Open(ev.Kind.Name())
-	a.Attr(stanza.AttrType, typ)
-	if id, ok := ev.Element.Attr(stanza.AttrID); ok {
-		a.AttrBytes(stanza.AttrID, id)
-	}
-	if !ev.noTo && !ev.To.IsZero() {
-		a.Attr(stanza.AttrFrom, ev.To.String())
-	}
-	a.Attr(stanza.AttrTo, ev.From.String())
-}
-
-// Reply answers an iq by mail to ev.From: the result's addresses are in place, and build, which may
-// be nil, adds the payload.
-func (ev *Stanza) Reply(build func(ev *Stanza, a *xmlstream.Appender)) Verdict {
-	a := ev.Appender()
-	replyHeader(ev, a, "result")
-	if build != nil {
-		build(ev, a)
-	}
-	a.Close()
-	sendReply(ev, a.B)
-	return Done
-}
-
-// Fail answers by mail with a stanza error of this condition and its usual type, unless ev is an
-// error or an iq result itself (RFC 6120 §8.3.1).
-func (ev *Stanza) Fail(c stanza.Condition) Verdict { return ev.FailWith(stanza.Error{Condition: c}) }
-
-// FailWith is Fail with more to say.
-func (ev *Stanza) FailWith(e stanza.Error) Verdict {
-	if ev.Type == stanza.TypeError || ev.Type == stanza.TypeResult && ev.Kind == stanza.IQ ||
-		ev.form != formStanza {
-		return Done
-	}
-	ev.failed = true
-	ev.loopRouter.stats.Bounced[e.Condition]++
-	a := ev.Appender()
-	replyHeader(ev, a, "error")
-	e.Append(a)
-	a.Close()
-	sendReply(ev, a.B)
-	return Done
-}
-
-// Send mails a stanza of the entity whose lock is held, or of the host: el is one complete element
-// whose from and to these are.
-func (ev *Stanza) Send(from, to jid.JID, el []byte) {
-	ev.loopRouter.sendEnvelope(envelope{from: from, to: to, hops: ev.Hops + 1}, el)
-}
-
-// Origin is where ev, or what has set it off, comes from; zero for what this server says of itself.
+// Origin names the client's stanza that ev is, or that has caused it; zero for what the server
+// sends of itself.
 func (ev *Stanza) Origin() Origin { return ev.origin }
 
-// restoreSender makes ev, a fresh stanza that waited in the inbox of e, its sender's account, the stanza of
-// its session again; false: the session has ended.
+// restoreSender sets the session and the stream of ev, a stanza from a client that has waited in
+// the inbox of e, its sender's account. It returns false if the session has ended or has another
+// stream. Under the lock.
 func restoreSender(ev *Stanza, e *Entity) bool {
 	a := e.account()
 	if a == nil {
@@ -225,7 +157,8 @@ func restoreSender(ev *Stanza, e *Entity) bool {
 	return true
 }
 
-// streamOn is the stream of s, if it is of l's loop and its connection is open. Under the account's lock.
+// streamOn returns the stream of s if it belongs to the loop of l and its connection is open;
+// else nil. Under the account's lock.
 func streamOn(s *Session, l *LoopRouter) *Stream {
 	w, ok := s.wire.(interface{ Stream() *Stream })
 	if !ok {
@@ -237,8 +170,9 @@ func streamOn(s *Session, l *LoopRouter) *Stream {
 	return nil
 }
 
-// Intern is a copy of ev as it is to be kept, see [Stanza.AppendForStorage], never to be changed: one for all
-// who ask for the same bytes, as far as the loop remembers them.
+// Intern returns the bytes of ev for storage in memory, as [Stanza.AppendForStorage] makes them.
+// They must never be changed: sessions of a loop that have sent the same bytes share them, as far
+// as the loop's cache has them.
 func (l *LoopRouter) Intern(ev *Stanza) []byte {
 	l.scratch = ev.AppendForStorage(l.scratch[:0])
 	b := l.scratch
@@ -252,63 +186,9 @@ func (l *LoopRouter) Intern(ev *Stanza) []byte {
 	return *at
 }
 
-// sendReply mails an answer to ev to ev.From. One that refuses ev unseen is nothing that the entity says:
-// it waits neither behind that nor in the inbox of the one that asked, so that refusals, of which there
-// is no end, never pile up.
-func sendReply(ev *Stanza, el []byte) {
-	ev.replied = true
-	if ev.noReply {
-		return
-	}
-	env := envelope{from: ev.To, to: ev.From, kind: ev.Kind, hops: ev.Hops + 1}
-	if !ev.From.IsBare() {
-		env.form = formReply // to a session of ours it needs no chain
-	}
-	if l := ev.loopRouter; ev.unprocessed {
-		env.unprocessed, env.origin, env.originLoopNumber = true, l.origin, l.originLoopNumber
-		l.mail.add(env, el)
-		return
-	}
-	ev.loopRouter.sendEnvelope(env, el)
-}
-
-// fillStanza makes ev the stanza of env, whose element is e.
-func (env *envelope) fillStanza(l *LoopRouter, ev *Stanza, e xmlstream.Element) {
-	ev.loopRouter, ev.Element, ev.From, ev.To, ev.Hops = l, e, env.from, env.to, env.hops
-	ev.lang, ev.noTo, ev.Target, ev.form = env.lang, env.noTo, env.target, env.form
-	ev.origin, ev.originLoopNumber, ev.PrePending = env.origin, env.originLoopNumber, env.prePending
-	ev.settlesOrigin, ev.lastWrite, ev.creationTicket, ev.unprocessed = env.settlesOrigin, env.lastWrite,
-		env.creationTicket, env.unprocessed
-	if ev.Kind = env.kind; env.form != formStanza {
-		return // nothing of it is looked at
-	}
-	if ev.Kind == stanza.Nonza {
-		ev.Kind = stanza.KindOf(e)
-	}
-	t, _ := e.Attr(stanza.AttrType)
-	ev.Type = stanza.ParseType(ev.Kind, t)
-}
-
-// seal makes an envelope of ev, with bytes of its own.
-func seal(ev *Stanza) envelope {
-	env := envelope{from: ev.From, to: ev.To, kind: ev.Kind, target: ev.Target, hops: ev.Hops, lang: ev.lang,
-		noTo: ev.noTo, prePending: ev.PrePending, form: ev.form,
-		origin: ev.origin, originLoopNumber: ev.originLoopNumber, settlesOrigin: ev.settlesOrigin,
-		lastWrite: ev.lastWrite, creationTicket: ev.creationTicket}
-	if ev.form != formStanza {
-		env.bytes = append([]byte(nil), ev.raw...)
-		return env
-	}
-	env.bytes = ev.Element.Append(nil, xmlstream.Streamed)
-	if len(ev.extra) > 0 {
-		env.bytes = addChildren(env.bytes, 0, ev.extra)
-	}
-	return env
-}
-
-// Append appends ev as it is delivered: from is the sender's true address, to the one it was sent
-// to, xml:lang the sender's if the stanza has none (RFC 6120 §8.1), and what was added behind the
-// children.
+// Append appends the bytes of ev for delivery: with the sender's true address, the 'to' of ev,
+// the xml:lang of the sender's stream if the stanza has none (RFC 6120 section 8.1.5), and the
+// elements of Add after its children.
 func (ev *Stanza) Append(dst []byte) []byte {
 	from := xmlstream.Attr{Name: stanza.AttrFrom, Value: ev.From.String()}
 	to := xmlstream.Attr{Name: stanza.AttrTo, Value: ev.To.String()}
@@ -325,8 +205,8 @@ func (ev *Stanza) Append(dst []byte) []byte {
 	return addChildren(dst, start, ev.extra)
 }
 
-// AppendForStorage appends ev as it is to be kept for later: with the sender's xml:lang if it has none of
-// its own (RFC 6120 §8.1.5), and otherwise as it was sent.
+// AppendForStorage appends the bytes of ev to be kept: as it was sent, but with the xml:lang of
+// the sender's stream if it has none (RFC 6120 section 8.1.5).
 func (ev *Stanza) AppendForStorage(dst []byte) []byte {
 	if _, has := ev.Element.Attr(stanza.AttrLang); ev.lang != "" && !has {
 		return ev.Element.Append(dst, xmlstream.Streamed, xmlstream.Attr{Name: stanza.AttrLang, Value: ev.lang})
@@ -334,13 +214,15 @@ func (ev *Stanza) AppendForStorage(dst []byte) []byte {
 	return ev.Element.Append(dst, xmlstream.Streamed)
 }
 
-// AppendChildren appends el, one complete element, with extra after its own children.
+// AppendChildren appends el, one complete element, with the elements in extra after its own
+// children.
 func AppendChildren(dst, el, extra []byte) []byte {
 	start := len(dst)
 	return addChildren(append(dst, el...), start, extra)
 }
 
-// addChildren puts extra behind the children of the element that dst[start:] is.
+// addChildren inserts extra after the children of the element that dst[start:] is. An
+// empty-element tag becomes a start tag and an end tag.
 func addChildren(dst []byte, start int, extra []byte) []byte {
 	if bytes.HasSuffix(dst, []byte("/>")) {
 		name := dst[start+1:]
@@ -354,7 +236,7 @@ func addChildren(dst []byte, start int, extra []byte) []byte {
 	}
 	i := bytes.LastIndex(dst, []byte("</"))
 	var tag [64]byte
-	if len(dst)-i > len(tag) { // a prefix that long is a client's own choice
+	if len(dst)-i > len(tag) { // a client has chosen a long prefix
 		end := append([]byte(nil), dst[i:]...)
 		return append(append(dst[:i], extra...), end...)
 	}
@@ -362,7 +244,16 @@ func addChildren(dst []byte, start int, extra []byte) []byte {
 	return append(append(dst[:i], extra...), tag[:n]...)
 }
 
-// push is a Stanza of l, to be filled in.
+// A stanzaStack has the Stanzas of a loop: one for each stanza that is being routed, the newest last.
+// Reusing them keeps routing free of allocation. Routing nests a few levels deep (an item of an inbox, its
+// mail, an error for an unsent element), so eight are enough.
+type stanzaStack struct {
+	stanzas [8]Stanza
+	depth   int // how many are in use
+}
+
+// push returns the next free Stanza, empty but for its loop and spare memory. It panics if the
+// stack is full.
 func (s *stanzaStack) push(l *LoopRouter) *Stanza {
 	if s.depth == len(s.stanzas) {
 		panic("session: stanzas nested too deep")
@@ -373,7 +264,7 @@ func (s *stanzaStack) push(l *LoopRouter) *Stanza {
 	return ev
 }
 
-// pop gives back what push gave last.
+// pop empties the Stanza that push returned last and gives it back.
 func (s *stanzaStack) pop() {
 	s.depth--
 	ev := &s.stanzas[s.depth]
@@ -389,12 +280,41 @@ func (s *stanzaStack) pop() {
 	ev.deliveredTo = takers
 }
 
-// AddSender puts the sender of ev into Seats that are kept. It is served by the loop of its connection,
-// as far as that is known.
-func (s *Recipients) AddSender(ev *Stanza) {
-	loop := partitionLoop(ev.From, len(s.byLoop))
-	if ev.originLoopNumber > 0 {
-		loop = int(ev.originLoopNumber) - 1
+// fillStanza fills ev from env and its parsed element e. It keeps no pointer to env.
+func (env *envelope) fillStanza(l *LoopRouter, ev *Stanza, e xmlstream.Element) {
+	ev.loopRouter, ev.Element, ev.From, ev.To, ev.Hops = l, e, env.from, env.to, env.hops
+	ev.lang, ev.noTo, ev.Target, ev.form = env.lang, env.noTo, env.target, env.form
+	ev.origin, ev.originLoopNumber, ev.PrePending = env.origin, env.originLoopNumber, env.prePending
+	ev.settlesOrigin, ev.lastWrite, ev.creationTicket, ev.unprocessed = env.settlesOrigin, env.lastWrite,
+		env.creationTicket, env.unprocessed
+	if ev.Kind = env.kind; env.form != formStanza {
+		return // nothing of it is looked at
 	}
-	s.addAtLoop(ev.From, loop)
+	if ev.Kind == stanza.Nonza {
+		ev.Kind = stanza.KindOf(e)
+	}
+	t, _ := e.Attr(stanza.AttrType)
+	ev.Type = stanza.ParseType(ev.Kind, t)
 }
+
+// seal makes an envelope of ev, with bytes of its own: for an inbox or a job.
+func seal(ev *Stanza) envelope {
+	env := envelope{from: ev.From, to: ev.To, kind: ev.Kind, target: ev.Target, hops: ev.Hops, lang: ev.lang,
+		noTo: ev.noTo, prePending: ev.PrePending, form: ev.form,
+		origin: ev.origin, originLoopNumber: ev.originLoopNumber, settlesOrigin: ev.settlesOrigin,
+		lastWrite: ev.lastWrite, creationTicket: ev.creationTicket}
+	if ev.form != formStanza {
+		env.bytes = append([]byte(nil), ev.raw...)
+		return env
+	}
+	env.bytes = ev.Element.Append(nil, xmlstream.Streamed)
+	if len(ev.extra) > 0 {
+		env.bytes = addChildren(env.bytes, 0, ev.extra)
+	}
+	return env
+}
+
+// A deliveryCount counts the sessions of one account that took one message: those that sent it to their
+// client, and those that queue it. When the last of them ends without having sent it, the message is
+// routed again. The account's lock guards it.
+type deliveryCount struct{ n int }

@@ -10,8 +10,10 @@ import (
 	"canto/xmlstream"
 )
 
-// NewStream is the kernel's half of the connection w, on its loop. The front door sets it up, and feeds
-// it: see [Stream.Feed]. The peer has until the login deadline to become a session.
+// NewStream makes the kernel's half of the connection w: a Stream in state Opening. A front door
+// calls it when the connection is open, on the loop of l, and then gives it input by
+// [Stream.Feed]. traits are Secure if TLS is up already. If the stream has no session when the
+// login timeout ends, it is closed.
 func NewStream(l *LoopRouter, w Transport, traits Traits) *Stream {
 	lim := l.router.limits()
 	st := &Stream{transport: w, loop: l, id: l.router.streams.Add(1), negotiation: &negotiationState{},
@@ -25,13 +27,16 @@ func NewStream(l *LoopRouter, w Transport, traits Traits) *Stream {
 	return st
 }
 
-// turnBudget is how many elements a stream has handled in one turn; some cost 100 µs and more.
+// turnBudget is how many elements of one stream are handled in a turn, so that the loop's other
+// connections get their share: some elements cost 100 µs and more.
 const turnBudget = 50
 
-// Feed hands st what its peer has sent, as far as st takes it now: used says how much that is. The rest
-// comes again, in front of what follows, when the transport was resumed. overhead is what it took besides
-// to bring p, in bytes: what TLS adds (attacks K33, K34) is paid from the peer's rate like p itself.
-// over: the peer is over its rate, and was paused. On st's loop.
+// Feed handles the input p of the peer. used is how many bytes of p were taken; the front door
+// keeps the rest, and feeds it again, before newer input, when the transport was resumed.
+// overhead is how many bytes the transport received besides p, such as TLS records (attacks K33,
+// K34): they count for the peer's rate as p does. over is true if the peer is over its rate: the
+// transport was paused. Feed does not keep p. A closing stream takes and drops everything. On the
+// stream's loop, under no lock.
 func (st *Stream) Feed(p []byte, overhead int) (used int, over bool) {
 	if st.state == Closing {
 		return len(p), false
@@ -43,8 +48,13 @@ func (st *Stream) Feed(p []byte, overhead int) (used int, over bool) {
 	return used, st.streamReader().spendTokens(used + overhead)
 }
 
-// feed takes the elements of p one by one until st has had its share of the turn, waits for something, or
-// closes.
+// feed handles the elements of p one by one, and returns how many bytes it took. It stops
+//
+//   - when p has no complete element more: the parser keeps the incomplete one in st.in;
+//   - when the input is not well-formed, or the stream closes for another reason;
+//   - when STARTTLS was negotiated: the rest of p must be white space;
+//   - when the stream is parked: for work, for its rate, or because its peer does not read;
+//   - after turnBudget elements.
 func (st streamReader) feed(p []byte) (used int) {
 	l := st.loop
 	l.Parser.Feed(&st.in, p)
@@ -74,8 +84,10 @@ func (st streamReader) feed(p []byte) (used int) {
 	return len(p) - l.Parser.Rest(&st.in)
 }
 
-// next takes one element of what was fed: the stream header, white space in front of it, or a child of
-// the stream (RFC 6120 §4.2, §4.4). It returns the parser's error if it has none.
+// next handles one element of what was fed: before the stream header only the header itself,
+// after it any child of the stream (RFC 6120 sections 4.2 and 4.4). White space is skipped. It
+// returns the parser's error if there is no element: ErrNeedMore, io.EOF after the peer's end
+// tag, or a syntax error.
 func (st streamReader) next() error {
 	l := st.loop
 	if st.state != Opening {
@@ -92,15 +104,17 @@ func (st streamReader) next() error {
 	return err
 }
 
-// pauseUntilDrained stops reading until the peer has what waits for it, also where the socket takes
-// everything at once: what a peer asks for is charged to its own patience (attack K23).
+// pauseUntilDrained is back-pressure: it stops reading a peer that has more unread output than
+// its high-water mark, until the peer has taken it all. So a client that requests much and reads
+// little does not fill the server's memory (attack K23). The drain is requested at the session's
+// outbox if the session has this stream, else at the transport.
 func (st streamReader) pauseUntilDrained() {
 	st.park(parkedOutbox)
 	if s := st.sess; s != nil {
 		out := s.lockOutbox()
 		own := s.stream == st.ref()
 		if own {
-			out.requestDrain() // its outbox counts each answer that is to come
+			out.requestDrain() // through the outbox, which counts the notifications
 		}
 		out.unlock()
 		if own {
@@ -110,8 +124,9 @@ func (st streamReader) pauseUntilDrained() {
 	st.transport.NotifyDrain()
 }
 
-// Drained is what the transport calls once the socket has everything that was sent before: see [Drainer].
-// On st's loop, under no lock.
+// Drained tells st that the socket has taken everything that was sent before
+// [Drainer.NotifyDrain]. Reading continues, and the session continues with its queue and its
+// sources. The transport calls it on the stream's loop, under no lock.
 func (st *Stream) Drained() {
 	l := st.loop
 	l.enter()
@@ -123,16 +138,18 @@ func (st *Stream) Drained() {
 	}
 }
 
-// spendTokens takes n bytes off what st may read; a stream over its rate is paused until it has earned
-// some, and TCP slows the peer: over says so.
+// spendTokens takes n bytes from what st may read ([limits] rate). If the peer is over its rate,
+// over is true: st is parked until its tokens are above zero again, and meanwhile TCP slows the
+// peer. A token is a byte; a stream earns rate tokens a second, and has one burst of them at
+// most.
 func (st streamReader) spendTokens(n int) (over bool) {
 	l := st.loop
 	lim := l.router.limits()
 	if lim.Rate <= 0 || st.state == Closing {
 		return false
 	}
-	// The debt is one burst at most, so that no stanza, to however many clogged clients, stops its sender
-	// for longer than it takes to earn a burst.
+	// The debt is one burst at most: no stanza, to however many congested clients, stops its sender for
+	// longer than the time to earn a burst.
 	st.tokens = int32(max(int64(st.tokens)-int64(n), -lim.burst()))
 	if st.tokens >= 0 {
 		return false
@@ -148,7 +165,8 @@ func (st streamReader) spendTokens(n int) (over bool) {
 	return true
 }
 
-// refillTokens adds what st has earned since it was last asked, at most one burst.
+// refillTokens adds the tokens that st has earned since the last call, up to one burst. A tick is
+// 100 ms.
 func (st streamReader) refillTokens() {
 	lim := st.loop.router.limits()
 	now := st.loop.Loop.Tick()
@@ -157,15 +175,16 @@ func (st streamReader) refillTokens() {
 	st.tokens = int32(min(int64(st.tokens)+earned, lim.burst()))
 }
 
-// yield leaves the rest of st's input to the loop's next turn: others come first.
+// yield parks st until the loop's next turn, because it has used its share of this one.
 func (st streamReader) yield() {
 	st.park(parkedTurn)
 	st.loop.Loop.Post(func() { st.unpark(parkedTurn) })
 }
 
-// startTLS goes on with an Upgrade; rest is what was read behind <starttls/>. RFC 6120 §5.3.3 forbids white
-// space there, but some clients end their lines with it, and it carries nothing: it is dropped. All else was
-// sent in the clear and would be taken for something that TLS protects: it ends the stream (attack T09).
+// startTLS sends <proceed/> and starts the handshake after a <starttls/>. rest is the input that
+// followed it in the clear. White space there is dropped: RFC 6120 section 5.3.3 forbids it, but
+// some clients end their lines with it. Anything else ends the stream, because it would be taken
+// for input that TLS protects (attack T09).
 func (st streamReader) startTLS(rest []byte) {
 	st.bits &^= bitUpgrade
 	if len(bytes.TrimLeft(rest, " \t\r\n")) > 0 {
@@ -180,7 +199,10 @@ func (st streamReader) startTLS(rest []byte) {
 	}
 }
 
-// header takes the peer's stream header (RFC 6120 §4.7) and answers with ours and the features.
+// header handles the peer's stream header (RFC 6120 section 4.7). It checks the name and the
+// namespaces, reads the attributes (Negotiation.readHeader), and answers with the server's header
+// and the stream features. A header that is not valid, or a second one without a restart, ends
+// the stream with a stream error.
 func (st streamReader) header(e xmlstream.Element) {
 	l := st.loop
 	l.enter()
@@ -221,7 +243,16 @@ func (st streamReader) header(e xmlstream.Element) {
 	st.Negotiation().sendFeatures()
 }
 
-// negotiate takes an element of a stream without a session (RFC 6120 §4.3).
+// negotiate handles an element of a stream that has no session (RFC 6120 section 4.3). Its steps:
+//
+//   - A nonza goes to the stream feature that it belongs to. A stream error of the peer ends
+//     the stream; so do an element of a feature that is not offered now, and an unknown
+//     element.
+//   - An iq of type get or set goes to the feature of its payload, which is resource binding.
+//     Another iq for the server or the own account, after login, is answered with
+//     service-unavailable.
+//   - Any other stanza ends the stream (RFC 6120 section 4.9.3.12). It is neither routed nor
+//     stored.
 func (st streamReader) negotiate(e xmlstream.Element) {
 	kind := stanza.KindOf(e)
 	if kind == stanza.Nonza {
@@ -234,7 +265,7 @@ func (st streamReader) negotiate(e xmlstream.Element) {
 			return
 		}
 		if st.Negotiation().knowsElement(e.Name()) {
-			st.Close(ErrPolicyViolation) // a negotiation that is not open now: twice, too early, or closed
+			st.Close(ErrPolicyViolation) // a feature that is not offered now: too early, or twice
 			return
 		}
 		st.Close(ErrUnsupportedStanza)
@@ -249,17 +280,18 @@ func (st streamReader) negotiate(e xmlstream.Element) {
 				}
 			}
 			if id, ok := e.Attr(stanza.AttrID); ok && st.traits&HasUser != 0 && st.Negotiation().forUs(e) {
-				// RFC 6120 §7.1 ends the stream for a stanza to others only.
+				// RFC 6120 section 7.1 ends the stream only for a stanza to others.
 				st.Negotiation().FailIQ(string(id), stanza.ServiceUnavailable)
 				return
 			}
 		}
 	}
-	// RFC 6120 §4.9.3.12: a stanza before the stream may carry one; never routed, never stored.
+	// RFC 6120 section 4.9.3.12: a stanza before the stream may carry one; never routed, never stored.
 	st.Close(ErrNotAuthorized)
 }
 
-// parseFailed ends st for what the parser refused, or for the peer's end tag (io.EOF).
+// parseFailed ends st after an error of the parser: io.EOF is the peer's end tag, a logout; all
+// others are answered with a stream error.
 func (st streamReader) parseFailed(err error) {
 	l := st.loop
 	l.enter()
@@ -275,8 +307,9 @@ func (st streamReader) parseFailed(err error) {
 	st.Close(se)
 }
 
-// receive takes one element of a stream that has its header (RFC 6120 §4.3, §8.1). e is good until
-// it returns.
+// receive handles one element of a stream that has its header (RFC 6120 sections 4.3 and 8.1),
+// and takes what it cost from the sender's rate: for a broadcast, and for stanzas to congested
+// clients. e is valid until receive returns.
 func (st streamReader) receive(e xmlstream.Element) {
 	l := st.loop
 	l.congestedBytes, l.fanoutBytes = 0, 0
@@ -286,22 +319,25 @@ func (st streamReader) receive(e xmlstream.Element) {
 		st.spendTokens(l.fanoutBytes / fanoutDiscount)
 	}
 	if l.congestedBytes > 0 {
-		// A stanza to a client that takes it slowly costs its sender more: a few messages cost nothing, a
-		// flood is slowed to what that one can take.
-		l.stats.Limits["crowded"]++
+		// A few messages to a slow client cost little; a flood is slowed to what the client can take.
+		l.stats.Limits["crowded"]++ // the metric's label
 		st.spendTokens(min(l.congestedBytes, size) * congestionPrice)
 	}
 }
 
-// fanoutDiscount copies of a broadcast cost the sender's rate as much as the stanza itself: a usual presence
-// costs a user with some hundred contacts a kilobyte, the longest to 5,000 contacts a burst.
+// fanoutDiscount is how many bytes of a broadcast, summed over its recipients, cost the sender
+// one token. Presence to some hundred contacts costs about a kilobyte; the longest presence to
+// 5,000 contacts costs a burst.
 const fanoutDiscount = 64
 
-// congestionPrice is what a byte of a stanza to crowded wires, however many, costs the sender's rate besides
-// itself.
+// congestionPrice is how many tokens a byte of a stanza to congested clients costs its sender, in
+// addition to the one token for reading it. However many of the recipients are congested, the
+// stanza is charged once.
 const congestionPrice = 15
 
-// element takes e, whatever it costs.
+// element dispatches e: to the negotiation if st has no session, else as a nonza or as a stanza.
+// A panic in the handling of a nonza, or during negotiation, ends the stream; one of a stanza
+// ends only the stanza (boundary.go).
 func (st streamReader) element(e xmlstream.Element) {
 	l := st.loop
 	l.enter()
@@ -321,14 +357,17 @@ func (st streamReader) element(e xmlstream.Element) {
 	st.stanza(kind, e)
 }
 
-// nonza finds the feature that a bound stream's element belongs to.
+// nonza handles an element of a bound stream that is no stanza: it belongs to a stream feature
+// (an ack of XEP-0198, say), or is the peer's stream error (RFC 6120 section 4.9). Anything else
+// ends the stream: with policy-violation if it negotiates what is negotiated already (attack
+// S06).
 func (st streamReader) nonza(e xmlstream.Element) {
 	if f := st.Negotiation().feature(e, e, false); f != nil {
 		f.Handle(st.Negotiation(), e)
 		return
 	}
 	if n := e.Name(); n.Space == nameStreamErr.Space {
-		if n == nameStreamErr { // RFC 6120 §4.9: the peer ends the stream
+		if n == nameStreamErr { // RFC 6120 section 4.9: the peer ends the stream
 			st.endStream(nil, peerError)
 			return
 		}
@@ -340,7 +379,15 @@ func (st streamReader) nonza(e xmlstream.Element) {
 	st.Close(ErrUnsupportedStanza)
 }
 
-// stanza checks what every stanza from a client owes (RFC 6120 §8.1), and routes it.
+// stanza checks a stanza from a client, and routes it. Its steps:
+//
+//   - It fills a [Stanza] of the loop's stack, and numbers it if the stream is tracked.
+//   - A 'from' that is not the client's own address ends the stream (RFC 6120 section
+//     8.1.2.1). The server stamps the full JID.
+//   - It parses 'to', and finds the Target. A stanza without 'to' is for the sender's own
+//     account. A malformed address is answered with jid-malformed.
+//   - It answers an unknown type, and an iq that is not well-formed, with bad-request.
+//   - It routes the stanza: routeStanza.
 func (st streamReader) stanza(kind stanza.Kind, e xmlstream.Element) {
 	l := st.loop
 	s := st.sess
@@ -357,7 +404,7 @@ func (st streamReader) stanza(kind stanza.Kind, e xmlstream.Element) {
 	typ, _ := e.Attr(stanza.AttrType)
 	ev.Type = stanza.ParseType(kind, typ)
 	if from, ok := e.Attr(stanza.AttrFrom); ok {
-		// RFC 6120 §8.1.2.1: the server stamps it; what the client wrote must be its own.
+		// RFC 6120 section 8.1.2.1: the server stamps it; what the client wrote must be its own.
 		j, err := l.JID(from)
 		if err != nil || j != s.jid && j != s.account.addr {
 			st.Close(ErrInvalidFrom)
@@ -389,8 +436,8 @@ func (st streamReader) stanza(kind stanza.Kind, e xmlstream.Element) {
 	routeStanza(l, ev)
 }
 
-// wellFormedIQ holds RFC 6120 §8.2.3: an id; exactly one child for get and set, at most one for
-// result.
+// wellFormedIQ reports whether ev satisfies RFC 6120 section 8.2.3: an iq has an id and a type;
+// get and set have exactly one child, a result has at most one.
 func wellFormedIQ(ev *Stanza) bool {
 	if _, ok := ev.Element.Attr(stanza.AttrID); !ok || ev.Type == stanza.TypeNone {
 		return false
@@ -408,7 +455,9 @@ func wellFormedIQ(ev *Stanza) bool {
 	return true
 }
 
-// OnDeadline is what the front door's timer calls: deadlines that have passed take effect.
+// OnDeadline handles the deadlines of st that have passed: the rate allows more input, or the
+// login timeout closes the stream. The front door's timer calls it on the stream's loop, after
+// [Transport.Arm].
 func (st *Stream) OnDeadline() {
 	l := st.loop
 	l.enter()
@@ -430,9 +479,10 @@ func (st *Stream) OnDeadline() {
 	st.setDeadline(deadlineRate, st.deadlines[deadlineRate])
 }
 
-// OnClosed takes a stream apart whose connection is closed, the one teardown path: what becomes of its
-// session is decided by what has ended the stream. err is why the connection was closed. A second call
-// does nothing.
+// OnClosed takes st apart after its connection has closed. It is the one teardown path of a
+// stream. err says why the connection was closed. What becomes of the session depends on why the
+// stream has ended: see sessionStreamEnded. The front door calls it on the stream's loop; a
+// second call does nothing.
 func (st *Stream) OnClosed(err error) {
 	l := st.loop
 	if st.bits&bitGone != 0 {
@@ -443,7 +493,7 @@ func (st *Stream) OnClosed(err error) {
 	why := st.ending
 	if why == notEnded {
 		why = connLost
-		countClose(l, err) // of the session: st itself has not heard of it
+		countClose(l, err) // the session closed the connection: endStream has not counted it
 	}
 	st.bits |= bitGone
 	if st.bits&bitTracked != 0 {

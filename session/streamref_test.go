@@ -8,12 +8,12 @@ import (
 	"canto/session/sessiontest"
 )
 
-// An elsewhere is a wire of another node, as far as a session sees it.
+// An elsewhere is a wire of another node, as far as a session can tell.
 type elsewhere struct{ session.Wire }
 
-// Streams of two nodes, or of two starts of one, may have the same number: a stream that a session was
-// taken from neither speaks for it any more nor ends it when its connection is lost (XEP-0198 §5: the
-// former stream is closed).
+// Streams of two nodes, or of two starts of one, may have the same number. A stream that has lost
+// its session neither acts for it any more nor ends it when its connection is lost (XEP-0198 §5:
+// the former stream is closed).
 func TestStreamsAreComparedWhole(t *testing.T) {
 	for name, other := range map[string]func(ref *session.StreamRef){
 		"another node":  func(ref *session.StreamRef) { ref.Node++ },

@@ -14,15 +14,18 @@ import (
 
 // layers are the kernel's files, from the ground up: a file uses what stands in those before it.
 var layers = strings.Fields(`
-	doc lockcheck table errors config kernel session outgoing vars stanza hooks boundary outbox resident throttle commit
-	lifecycle mailbox source route await negotiation ending resolve marshal start deletion footprint module stream
+	doc lockcheck committer table config session envelope router errors entity vars stanza recipients
+	outbox hooks outgoing reply boundary source ending evict commit resident lifecycle mailbox timer
+	route await throttle negotiation resolve marshal start deletion footprint module stream
 `)
 
 // upward are the pairs of files of which the first uses something of the second, which stands above it.
 // The list only gets shorter.
 var upward = strings.Fields(`
-	table>kernel table>hooks kernel>session kernel>stanza kernel>hooks session>vars outbox>source boundary>lifecycle boundary>route
-	commit>route commit>negotiation mailbox>route mailbox>ending
+	table>entity table>hooks session>router session>entity session>vars session>outbox router>entity
+	router>stanza router>recipients entity>stanza entity>recipients entity>hooks entity>mailbox
+	outbox>boundary outbox>source boundary>lifecycle boundary>route source>mailbox ending>mailbox
+	mailbox>route
 `)
 
 // mostUpward is how many such pairs there may be, and mostMethods how many methods a type of the kernel
