@@ -20,7 +20,10 @@ import (
 )
 
 // unread are folders and pages whose comments and lines are still the old ones. The list only gets shorter.
-var unread = []string{"cmd/canto", "cmd/internal", "session",
+var unread = []string{"cmd/canto", "cmd/internal",
+	"session/admin", "session/c2s", "session/jid", "session/metrics", "session/sasl", "session/server",
+	"session/stanza", "session/stanzaid", "session/store", "session/outbox_test.go",
+	"session/slow_client_test.go",
 	"xmlstream",
 	"docs/xmlstream.md"}
 

@@ -10,9 +10,11 @@ import (
 	"canto/xmlstream"
 )
 
-// An Identity says what an entity is (XEP-0030 section 3.1). Category and Type are values of the registry
-// of XMPP; Name is for people and may be empty.
-type Identity struct{ Category, Type, Name string }
+// An Identity says what an entity is (XEP-0030 section 3.1).
+type Identity struct {
+	Category, Type string // registered values, such as "server" and "im"
+	Name           string // for people; empty: none
+}
 
 // A Description is the answer to a disco#info request for an entity, or for one of its nodes.
 type Description struct {

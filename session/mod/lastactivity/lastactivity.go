@@ -36,7 +36,7 @@ import (
 var Manifest = session.Manifest{
 	Name:     "lastactivity",
 	Spec:     "XEP-0012 2.0, XEP-0256 1.1",
-	Summary:  "says since when somebody is away",
+	Summary:  "says how long a user has been away",
 	Cases:    "server uptime, offline user with status, online user, unauthorized asker",
 	Requires: []session.Feature{"accounts", "iq", "presence", "resident", "store", "roster"},
 	New:      func() session.Module { return new(module) },
