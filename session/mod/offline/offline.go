@@ -9,9 +9,9 @@
 //
 // Which messages are stored. A message is stored if its type is normal or chat. It is not stored if its
 // only content is a chat state (XEP-0160 section 3), or if it has the hint no-store. With the hint store
-// (XEP-0334 section 4.4) a chat state alone is stored too. A message that is not stored is answered with
-// service-unavailable (RFC 6121 section 8.5.2.2.1), by module message. A message for which the limits or
-// the disk have no space is answered with resource-constraint.
+// (XEP-0334 section 4.4) a chat state alone is stored too. The kernel answers a message that is not stored
+// with service-unavailable (RFC 6121 section 8.5.2.2.1). A message for which the limits or the disk have no
+// space is answered with resource-constraint.
 //
 // Replay. When a session becomes available, it gets a [replay]: a [session.Source] that reads the stored
 // messages in slices on a worker. An account has at most one replay at a time. The kernel queues live
@@ -82,8 +82,9 @@ type backlog struct {
 	next         uint64 // the number of the next row
 }
 
-// reservedRows is how many row numbers a replay reserves for queued live messages. The kernel's queue of a
-// session holds at most 1,000 elements (maxQueuedCount in session/outbox.go), so the numbers suffice.
+// reservedRows is how many row numbers a replay reserves for queued live messages. The queue of a session
+// holds as many messages (maxQueuedCount in session/outbox.go); only an ending session may queue more.
+// Messages without a reserved number get one at the end of the log, after newer messages.
 const reservedRows = 1000
 
 // A progress says how far one session has come with the stored messages of its account. It is kept until
