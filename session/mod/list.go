@@ -1,5 +1,8 @@
-// Package mod is the shelf: all modules that come with Canto, in the order in which candidates of one
-// name are looked at, and in which features are offered.
+// Package mod lists the modules that come with Canto. The order of the list matters in two ways: the
+// loader tries manifests of the same name in this order, and a stream is offered features in the order in
+// which their modules are loaded.
+//
+// A module is a folder here with a package of its own. docs/modules.md says how to write one.
 package mod
 
 import (
@@ -30,7 +33,8 @@ import (
 	"canto/session/mod/version"
 )
 
-// All is every module. A stranger's program appends its own.
+// All has the manifest of every module. It is read when a server starts or reloads; a program with modules
+// of its own appends to it before that.
 var All = []session.Manifest{
 	store.Manifest,
 	starttls.Manifest,
@@ -56,13 +60,16 @@ var All = []session.Manifest{
 	register.Manifest,
 }
 
-// DefaultNames are the names of those that run without being asked for, at hosts where users log in.
+// DefaultNames returns the names of the modules that run at hosts where users log in unless the
+// configuration says otherwise: all that are not Off.
 func DefaultNames() []string { return defaultNames(false) }
 
-// DefaultServiceNames are the names of those that run at service hosts without being asked for: of Default,
-// those that need no accounts.
+// DefaultServiceNames returns the names of the modules that run at service hosts unless the configuration
+// says otherwise: those of DefaultNames that need no accounts.
 func DefaultServiceNames() []string { return defaultNames(true) }
 
+// defaultNames returns the names of the modules that are not Off; for a service host, of those that can
+// run there.
 func defaultNames(service bool) (names []string) {
 	for i := range All {
 		if m := &All[i]; !m.Off && (!service || RunsAtService(m)) {
@@ -72,11 +79,12 @@ func defaultNames(service bool) (names []string) {
 	return names
 }
 
-// RunsAtService reports whether m can run at a service host: what it requires is there without users who log
-// in, or another module provides it that can run there.
+// RunsAtService reports whether m can run at a service host, which has no logins: each feature that it
+// requires is in the kernel there, or is provided by another module that can run there.
 func RunsAtService(m *session.Manifest) bool { return runsAtService(m, nil) }
 
-// runsAtService is RunsAtService; above are the modules that are being looked at.
+// runsAtService is RunsAtService. above has the modules that are being checked, so that modules which
+// require each other do not recurse forever.
 func runsAtService(m *session.Manifest, above []string) bool {
 	core := session.CoreOf(true)
 	above = append(above, m.Name)

@@ -9,8 +9,9 @@ import (
 
 const xmlNS = "http://www.w3.org/XML/1998/namespace"
 
-// What a client wrote into an id, a resource, a node or a language comes back in answers as that, and as no
-// XML of its own (CVE-2026-113867): every answer is one stanza, for two parsers, with these values.
+// What a client writes into an id, a resource, a node or a language comes back in answers as the same
+// value, and never as XML of its own (CVE-2026-113867): two parsers find that every answer is one stanza
+// with these values.
 func TestAttackX19(t *testing.T) {
 	for _, evil := range []string{"'/><message to='x'/>", "'><a b='", "&apos;><a b=&apos;", `"><a b="`,
 		"]]>&#60;"} {
@@ -52,7 +53,7 @@ func TestAttackX19(t *testing.T) {
 						if len(elements(raw)) != 1 {
 							t.Fatalf("%s\nmakes for %s: %s", n, name, raw)
 						}
-						a := parse(t, raw) // fails where it is not one element
+						a := parse(t, raw) // fails if it is not one element
 						full := s.clients[name].JID
 						if v, has := a.attr("to"); has && bareOf(v) != bareOf(full) {
 							t.Errorf("%s\nmakes a stanza to %q: %s", n, v, raw)
@@ -88,7 +89,7 @@ func bareOf(j string) string {
 	return b
 }
 
-// erase takes out of an answer what it must differ in: its id and its addresses.
+// erase removes from an answer what may differ: its id and its addresses.
 func erase(t testing.TB, raw string) string {
 	n := parse(t, raw)
 	n.drop("id")
@@ -97,7 +98,7 @@ func erase(t testing.TB, raw string) string {
 	return n.String()
 }
 
-// ask sends n from c to an address and returns what came back, and whether somebody else got anything.
+// ask sends n from c to an address. It returns what c got, and whether another client got anything.
 func ask(t testing.TB, s *Server, c *Client, n *node, to string) (answer string, others bool) {
 	t.Helper()
 	n = n.clone()
@@ -134,8 +135,8 @@ func iqs(t testing.TB) (list []*node) {
 	return list
 }
 
-// Two hosts of one server with the same localparts: no request of any module, sent to the other host's
-// accounts, reads, writes or tells that they exist.
+// Two hosts of one server have accounts with the same localparts. No request of any module to an account
+// of the other host reads or changes it, or shows that it exists.
 func TestAttackR08(t *testing.T) {
 	opt := everything(Options{Hosts: []string{"localhost", "example.net"}})
 	s := New(t, opt)
@@ -163,12 +164,13 @@ func TestAttackR08(t *testing.T) {
 		parse(t, "<iq type='set'><query xmlns='jabber:iq:register'><remove/></query></iq>"))
 	for _, n := range requests {
 		for _, resource := range []string{"", "/nowhere"} {
-			nobody, _ := ask(t, s, here, n, "nobody@example.net"+resource)
+			absent, _ := ask(t, s, here, n, "nobody@example.net"+resource)
 			for _, to := range []string{"romeo@example.net", "juliet@example.net"} {
 				got, others := ask(t, s, here, n, to+resource)
-				if got != nobody || others {
-					t.Errorf("%s\nto %s%s is answered %s\nto nobody %s (somebody got it: %t)", n, to, resource, got,
-						nobody, others)
+				if got != absent || others {
+					t.Errorf("%s\nto %s%s is answered %s\nto an absent account %s (another client got it: %t)", n, to,
+						resource, got,
+						absent, others)
 				}
 				asked++
 			}
@@ -176,7 +178,7 @@ func TestAttackR08(t *testing.T) {
 		got, others := ask(t, s, here, n, "example.net")
 		if others || strings.Contains(got, "secret") || strings.Contains(got, "romeo") ||
 			strings.Contains(got, "juliet") {
-			t.Errorf("%s\nto the other host is answered %s (somebody got it: %t)", n, got, others)
+			t.Errorf("%s\nto the other host is answered %s (another client got it: %t)", n, got, others)
 		}
 		if typ, _ := n.attr("type"); typ == "set" && !strings.Contains(got, "type='error'") &&
 			!strings.Contains(n.String(), "xmpp-session") {
@@ -197,9 +199,10 @@ func TestAttackR08(t *testing.T) {
 	s.Login("mine", "romeo@localhost/still") // with the password it had
 }
 
-// A stranger learns nothing of an account by asking: one that exists and is present, one that is away,
-// one that blocks him and one that is not there answer with the same bytes but for id and addresses, to
-// their bare JIDs and to resources that he guesses. A probe is answered to none of them (attack K60).
+// A client without a subscription learns nothing of an account by requests. An account that is available,
+// one that is not, one that blocks the client, and one that does not exist answer with the same bytes
+// except id and addresses, to requests to the bare JID and to guessed resources. A probe is answered to
+// none of them (attack K60).
 func TestAttackR11(t *testing.T) {
 	s := New(t, everything(Options{}))
 	s.AddAccount("away@localhost")
@@ -229,17 +232,19 @@ func TestAttackR11(t *testing.T) {
 			if typ, _ := n.attr("type"); typ == "probe" && want != "" {
 				t.Errorf("a probe is answered %s", want)
 			}
-			for _, who := range []string{"juliet@localhost", "away@localhost", "foe@localhost"} {
-				if got, others := ask(t, s, mallory, n, who+resource); got != want || others {
-					t.Errorf("%s\nto %s%s is answered %s\nto nobody %s (somebody got it: %t)", n, who, resource, got, want,
+			for _, to := range []string{"juliet@localhost", "away@localhost", "foe@localhost"} {
+				if got, others := ask(t, s, mallory, n, to+resource); got != want || others {
+					t.Errorf("%s\nto %s%s is answered %s\nto an absent account %s (another client got it: %t)", n, to,
+						resource, got, want,
 						others)
 				}
 			}
 		}
-		// The true resource of who blocks him is as one that is not there.
+		// The true resource of an account that blocks the client is like one that does not exist.
 		want, _ := ask(t, s, mallory, n, "nobody@localhost/balcony")
 		if got, others := ask(t, s, mallory, n, "foe@localhost/balcony"); got != want || others {
-			t.Errorf("%s\nto who blocks is answered %s\nto nobody %s (somebody got it: %t)", n, got, want, others)
+			t.Errorf("%s\nto an account that blocks is answered %s\nto an absent account %s (another client got "+
+				"it: %t)", n, got, want, others)
 		}
 	}
 }

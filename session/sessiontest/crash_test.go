@@ -9,9 +9,9 @@ import (
 	"testing"
 )
 
-// What a client has been told survives a loss of power at any moment (ARCHITECTURE.md, "Promises", 1; RFC
-// 6121 §2.1.6 for a roster): a server that is killed while changes are on their way has each of those that
-// it has answered with a result.
+// A change that was answered with a result survives a loss of power at any moment (ARCHITECTURE.md,
+// "Promises", 1; RFC 6121 section 2.1.6 for a roster). The server is killed while changes are being
+// written.
 func TestCrashWhileChangesAreOnTheirWay(t *testing.T) {
 	const changes = 30
 	resultID := regexp.MustCompile(`type='result' id='(\d+)'`)
@@ -24,7 +24,7 @@ func TestCrashWhileChangesAreOnTheirWay(t *testing.T) {
 			romeo.Conn().Write([]byte(fmt.Sprintf("<iq type='set' id='%d'><query xmlns='jabber:iq:roster'>"+
 				"<item jid='contact%d@localhost'/></query></iq>", i, i)))
 		}
-		for range rnd.IntN(6) { // the committer goes on at its own pace
+		for range rnd.IntN(6) { // the committer's goroutine goes on meanwhile
 			s.Net.Run()
 			if rnd.IntN(2) == 0 {
 				s.Settle()

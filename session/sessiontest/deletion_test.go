@@ -16,7 +16,7 @@ import (
 	"canto/session/store"
 )
 
-// friends makes juliet and romeo see each other's presence.
+// friends makes juliet and romeo contacts that get each other's presence.
 func friends(t *testing.T, s *sessiontest.Server) (romeo, juliet *sessiontest.Client) {
 	t.Helper()
 	romeo, juliet = s.Login("romeo", "romeo@localhost/orchard"), s.Login("juliet", "juliet@localhost/balcony")
@@ -30,7 +30,7 @@ func friends(t *testing.T, s *sessiontest.Server) (romeo, juliet *sessiontest.Cl
 	return romeo, juliet
 }
 
-// remove deletes juliet's account as `canto user del` does; bury: with the server running.
+// remove deletes juliet's account as `canto user del` does, while the server runs or not.
 func remove(t *testing.T, s *sessiontest.Server, bury bool) {
 	t.Helper()
 	gone, err := s.DB.Accounts().Delete(context.Background(), "localhost", "juliet")
@@ -54,7 +54,7 @@ func work(t *testing.T, s *sessiontest.Server, gone store.DeletedAccount) {
 	}
 }
 
-// start is the next start of a server on fs, which works off what is left to be done.
+// start is the next start of a server on fs, which finishes deletions.
 func start(t *testing.T, fs *vfs.MemFS) *sessiontest.Server {
 	t.Helper()
 	s := sessiontest.New(t, sessiontest.Options{FS: fs})
@@ -62,9 +62,9 @@ func start(t *testing.T, fs *vfs.MemFS) *sessiontest.Server {
 	return s
 }
 
-// An account that is deleted has no subscriptions left, whether or not it was in memory, and whether or
-// not the server ran (XEP-0077 §3.2): the next account of its name gets no presence that was meant for
-// the first.
+// A deleted account has no subscriptions left, whether or not it was in memory and whether or not the
+// server ran (XEP-0077 section 3.2): the next account of its name gets no presence that was meant for the
+// first.
 func TestDeletedAccount(t *testing.T) {
 	for name, del := range map[string]func(t *testing.T, s *sessiontest.Server,
 		fs *vfs.MemFS) *sessiontest.Server{
@@ -74,7 +74,7 @@ func TestDeletedAccount(t *testing.T) {
 		},
 		"cold": func(t *testing.T, s *sessiontest.Server, _ *vfs.MemFS) *sessiontest.Server {
 			s.Client("juliet").DropConn()
-			s.Settle() // what she leaves behind is durable
+			s.Settle() // all that she has sent is durable
 			s.Advance(5 * time.Minute)
 			if _, ok := s.Router.Table.LookupAccount(s.Client("juliet").Bare()); ok {
 				t.Fatal("juliet is in memory")
@@ -111,7 +111,7 @@ func TestDeletedAccount(t *testing.T) {
 			}); err != nil {
 				t.Fatal(err)
 			}
-			// The name goes to another person, who logs in while romeo is there.
+			// Another user gets the name and logs in while romeo is available.
 			romeo := s.Login("romeo again", "romeo@localhost/orchard")
 			romeo.Send("<iq type='get' id='r'><query xmlns='jabber:iq:roster'/></iq>")
 			if got := romeo.Received(); strings.Contains(got, "subscription='from'") ||
@@ -134,7 +134,7 @@ func TestDeletedAccount(t *testing.T) {
 	}
 }
 
-// A contact that is logged in hears of it at once.
+// A contact that is logged in is told at once.
 func TestDeletedAccountIsHeardOf(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{})
 	romeo, _ := friends(t, s)
@@ -151,7 +151,7 @@ func TestDeletedAccountIsHeardOf(t *testing.T) {
 	}
 }
 
-// faults makes the next reads or writes of a store fail, as many as are asked for.
+// faults makes the next reads or writes of a store fail, as many as the test wants.
 type faults struct{ reads, writes atomic.Int32 }
 
 func (f *faults) fault(write bool) error {
@@ -166,7 +166,8 @@ func (f *faults) fault(write bool) error {
 	return nil
 }
 
-// bury begins to work off juliet's account and returns when nothing moves; time passes for it to begin anew.
+// bury starts to finish the deletion of juliet's account and returns when nothing moves. The clock moves
+// so that failed steps are tried again.
 func bury(t *testing.T, s *sessiontest.Server) {
 	t.Helper()
 	gone, err := s.DB.Accounts().Delete(context.Background(), "localhost", "juliet")
@@ -188,7 +189,7 @@ func buryAgain(t *testing.T, s *sessiontest.Server, gone store.DeletedAccount) {
 	}
 }
 
-// left is how many deleted accounts are not erased.
+// left returns how many deleted accounts are not erased.
 func left(t *testing.T, s *sessiontest.Server) (n int) {
 	t.Helper()
 	if err := s.DB.Accounts().Deleted(s.DB, func(store.DeletedAccount) bool { n++; return true }); err != nil {
@@ -198,7 +199,7 @@ func left(t *testing.T, s *sessiontest.Server) (n int) {
 }
 
 // noFriend checks that romeo has no subscription with juliet left, and that the next owner of her name
-// does not hear him.
+// does not get his presence.
 func noFriend(t *testing.T, s *sessiontest.Server) {
 	t.Helper()
 	romeo := s.Login("romeo again", "romeo@localhost/again")
@@ -216,8 +217,8 @@ func noFriend(t *testing.T, s *sessiontest.Server) {
 	}
 }
 
-// A read or a write that fails while contacts are told only puts it off: nothing is erased before all of
-// them know.
+// A read or a write that fails while contacts are told only delays it: nothing is erased before all of
+// them are told.
 func TestDeletedAccountOnFlakyStore(t *testing.T) {
 	for name, break1 := range map[string]func(f *faults, s *sessiontest.Server){
 		"a contact's write": func(f *faults, s *sessiontest.Server) { f.writes.Store(1) },
@@ -254,7 +255,8 @@ func TestDeletedAccountOnFlakyStore(t *testing.T) {
 	}
 }
 
-// A contact that has blocked the account is told, too: when it unblocks the address, that is another's.
+// A contact that has blocked the deleted account is told too: when it unblocks the address, another user
+// may have it.
 func TestDeletedAccountOfABlockedContact(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{})
 	romeo, _ := friends(t, s)
@@ -267,8 +269,8 @@ func TestDeletedAccountOfABlockedContact(t *testing.T) {
 	noFriend(t, s)
 }
 
-// A removal that takes longer than its answer may wait still ends the account, and the next owner of the
-// name gets nothing of it.
+// A removal that takes longer than the timeout of its answer still deletes the account, and the next owner
+// of the name gets nothing of it.
 func TestRemovalThatIsLate(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{Modules: append(mod.DefaultNames(), "register")})
 	_, juliet := friends(t, s)
@@ -290,13 +292,14 @@ func TestRemovalThatIsLate(t *testing.T) {
 	noFriend(t, s)
 }
 
-// A request to an account that is deleted while it is worked on is answered as to an address without an
-// account: each has one answer (RFC 6120 §8.2.3; RFC 6121 §8.5.1), at once, and not by a timeout.
+// A request to an account that is deleted while a worker handles it is answered as by an address without
+// an account: one answer to each (RFC 6120 section 8.2.3; RFC 6121 section 8.5.1), at once and not after a
+// timeout.
 func TestRequestToAnAccountThatIsDeletedMeanwhile(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{})
 	romeo := s.Login("romeo", "romeo@localhost/orchard")
 	s.AddAccount("juliet@localhost")
-	// it is in memory now
+	// The account is in memory now.
 	romeo.Send("<iq type='get' id='1' to='juliet@localhost'><query xmlns='jabber:iq:last'/></iq>")
 	s.Settle()
 	romeo.Received()
@@ -320,8 +323,8 @@ func TestRequestToAnAccountThatIsDeletedMeanwhile(t *testing.T) {
 	}
 }
 
-// A login that is under way when its account is deleted and the name given to another does not bind to
-// the new account.
+// A login that is under way when its account is deleted, and the name given to another user, does not bind
+// to the new account.
 func TestLoginOfADeletedAccount(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{})
 	s.AddAccount("juliet@localhost")
@@ -330,7 +333,7 @@ func TestLoginOfADeletedAccount(t *testing.T) {
 	s.Settle()
 	c.Send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGp1bGlldAByMG0zMA==</auth>")
 	s.Settle()
-	// by a process that can't tell the server
+	// Deleted by another process, which can't tell the server.
 	if _, err := s.DB.Accounts().Delete(context.Background(), "localhost", "juliet"); err != nil {
 		t.Fatal(err)
 	}
@@ -344,7 +347,7 @@ func TestLoginOfADeletedAccount(t *testing.T) {
 	}
 }
 
-// What a deleted account's session holds back is not for the next owner of its name.
+// The next owner of a name gets nothing that a session of the deleted account had queued.
 func TestHeldOfADeletedAccount(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{})
 	romeo := s.Login("romeo", "romeo@localhost/orchard")

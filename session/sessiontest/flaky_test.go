@@ -20,7 +20,7 @@ import (
 	"canto/xmlstream"
 )
 
-// A step is one of a script, without what was expected.
+// A step is one step of a script, without what the clients should get.
 type step struct {
 	line string
 	body []string
@@ -44,7 +44,7 @@ func stepsOf(text string) (list []step) {
 	return list
 }
 
-// elements are the top-level elements of text as a bound client sends them; nil if it is no XML.
+// elements returns the top-level elements of text as a bound client sends them, or nil if it is no XML.
 func elements(text string) (list []xmlstream.Element) {
 	p := xmlstream.NewParser(nil)
 	var in xmlstream.Stream
@@ -66,13 +66,13 @@ func attr(e xmlstream.Element, n xmlstream.Name) string {
 	return string(v)
 }
 
-// request reports whether e is an iq that somebody must answer.
+// request reports whether e is an iq that must be answered.
 func request(e xmlstream.Element) bool {
 	t := attr(e, stanza.AttrType)
 	return string(e.Local()) == "iq" && (t == "get" || t == "set")
 }
 
-// got is what everybody received since the last time, by client.
+// got returns what the clients received since the last call, by client.
 func (s *Server) got() map[string][]string {
 	m := make(map[string][]string)
 	for _, n := range s.Names() {
@@ -81,8 +81,8 @@ func (s *Server) got() map[string][]string {
 	return m
 }
 
-// answered holds that each request in sent has one answer, unless it was put in front of another client
-// whose answer it is.
+// answered checks that each request in sent has one answer, unless it was delivered to another client,
+// which has to answer.
 func answered(t testing.TB, client, from string, sent []xmlstream.Element, got map[string][]string) {
 	t.Helper()
 	for _, e := range sent {
@@ -111,14 +111,14 @@ func answered(t testing.TB, client, from string, sent []xmlstream.Element, got m
 
 var streamError = regexp.MustCompile(`<stream:error><[a-z-]+ xmlns='urn:ietf:params:xml:ns:xmpp-streams'/>`)
 
-// what a client asks to see all that its account keeps.
+// The requests by which a client sees all that its account has stored.
 const inventory = `<iq type='get' id='i1'><query xmlns='jabber:iq:roster'/></iq>` +
 	`<iq type='get' id='i2'><blocklist xmlns='urn:xmpp:blocking'/></iq>` +
 	`<iq type='get' id='i3'><vCard xmlns='vcard-temp'/></iq>` +
 	`<iq type='get' id='i4'><query xmlns='jabber:iq:private'><exodus xmlns='exodus:prefs'/></query></iq>` +
 	`<presence/>`
 
-// kept is what the account of bare shows a new client of s: its lists, the requests that wait, and the
+// kept returns what the account of bare shows a new client of s: its lists, its pending requests and its
 // stored messages.
 func kept(s *Server, bare string) string {
 	c := s.Login("inventory", bare+"/inventory")
@@ -143,16 +143,16 @@ func kept(s *Server, bare string) string {
 	return strings.Join(list, "\n")
 }
 
-// notFlaky are the conversations that are not held on a store that fails, and why.
+// notFlaky are the conversations that are not played on a failing store, and why.
 var notFlaky = map[string]string{
 	"register/password": "what looks at the accounts afterwards needs the password they had",
 }
 
-// With every k-th read and every k-th commit of every conversation failing, nobody panics, each request
-// has one answer, and a stream lives or ends with a stream error. On a store that is well again
+// With every k-th read and every k-th commit of every conversation failing, no handler panics, each
+// request has one answer, and a stream lives or ends with a stream error. When the store works again,
 // everything works, and what the server has in memory is what it has stored.
 func TestConversationsOnFlakyStore(t *testing.T) {
-	var kinds strings.Builder // what rooms and nodes were asked for
+	var kinds strings.Builder // the answers of rooms and nodes
 	for name, text := range plain(t) {
 		if notFlaky[name] != "" {
 			continue
@@ -172,8 +172,8 @@ func TestConversationsOnFlakyStore(t *testing.T) {
 	}
 }
 
-// flaky holds a conversation on a store of which every k-th read and commit fails, and returns what its
-// rooms and nodes told afterwards.
+// flaky plays a conversation on a store of which every k-th read and commit fails, and returns what its
+// rooms and nodes answered afterwards.
 func flaky(t *testing.T, text string, opt Options, k uint64) (kinds string) {
 	var on atomic.Bool
 	var n [2]atomic.Uint64
@@ -229,7 +229,7 @@ func flaky(t *testing.T, text string, opt Options, k uint64) (kinds string) {
 		}
 	}
 	s.Settle()
-	for i := 0; buried(s) > 0 && i < 30; i++ { // the other server's start works off a deleted account at once
+	for i := 0; buried(s) > 0 && i < 30; i++ { // the start of the other server finishes deletions at once
 		s.Advance(time.Second)
 		s.Settle()
 	}
@@ -259,9 +259,9 @@ var (
 	nodeAttr    = regexp.MustCompile(`node='([\w-]+)'`)
 )
 
-// kindsAsked are the requests for all that rooms and nodes of a conversation have stored: affiliations,
-// the log, items. A room of which nothing is stored is asked for nothing; it must not be one that its
-// kernel takes for stored.
+// kindsAsked returns the requests for all that rooms and nodes of a conversation have stored:
+// affiliations, the log, items. It has none for a room of which nothing is stored; the kernel must not
+// take such a room for a stored one.
 func kindsAsked(t *testing.T, s, other *Server, text string) (requests []string) {
 	stored := make(map[string]bool)
 	if err := other.DB.Entities().List(other.DB, "rooms.localhost", "", func(e store.Entry) bool {
@@ -284,7 +284,7 @@ func kindsAsked(t *testing.T, s, other *Server, text string) (requests []string)
 			if err != nil {
 				t.Fatal(err)
 			}
-			// One whose first batch has failed is read again with its next stanza.
+			// A room whose first batch has failed is reloaded with its next stanza.
 			looks.Send("<iq type='get' id='k' to='" + addr + "'><last xmlns='urn:canto:test:room'/></iq>")
 			s.Settle()
 			if e := s.Router.Table.Lookup(j); e != nil && e.ID() != 0 { // nothing runs meanwhile
@@ -307,7 +307,7 @@ func kindsAsked(t *testing.T, s, other *Server, text string) (requests []string)
 	return requests
 }
 
-// keptByKinds is what a new client of bare is answered, in the order of the requests.
+// keptByKinds returns the answers to a new client of bare, in the order of the requests.
 func keptByKinds(s *Server, bare string, requests []string) string {
 	c := s.Login("inventory", bare+"/kinds")
 	for _, r := range requests {
@@ -325,7 +325,7 @@ func keptByKinds(s *Server, bare string, requests []string) string {
 	return strings.Join(list, "\n")
 }
 
-// buried is how many deleted accounts are still to be worked off.
+// buried returns how many deleted accounts are not finished.
 func buried(s *Server) (n int) {
 	if err := s.DB.Accounts().Deleted(s.DB, func(store.DeletedAccount) bool { n++; return true }); err != nil {
 		s.TB.Fatal(err)
@@ -333,7 +333,7 @@ func buried(s *Server) (n int) {
 	return n
 }
 
-// befriend makes two clients each other's contacts, with a subscription both ways, and available.
+// befriend makes two clients each other's contacts, with a subscription in both directions, and available.
 func befriend(s *Server, a, b *Client) {
 	ab, bb := a.Bare().String(), b.Bare().String()
 	get := "<iq type='get' id='r'><query xmlns='jabber:iq:roster'/></iq><presence/>"
@@ -346,8 +346,8 @@ func befriend(s *Server, a, b *Client) {
 	s.got()
 }
 
-// A session whose account can't be read when its connection is lost is ended as soon as it can be, once,
-// and those who saw it are told.
+// A session whose account can't be loaded when its connection is lost is ended once, as soon as possible,
+// and its contacts are told.
 func TestTeardownOnFlakyStore(t *testing.T) {
 	for _, how := range []string{"lost", "ended", "kicked"} {
 		t.Run(how, func(t *testing.T) {
@@ -356,7 +356,8 @@ func TestTeardownOnFlakyStore(t *testing.T) {
 			romeo, juliet := s.Login("romeo", "romeo@localhost/orchard"), s.Login("juliet", "juliet@localhost/balcony")
 			befriend(s, romeo, juliet)
 			flaky.Writes.Store(true)
-			romeo.Send("<presence to='nurse@localhost' type='subscribe'/>") // not stored: to be read again
+			// it is not stored, so the account is reloaded
+			romeo.Send("<presence to='nurse@localhost' type='subscribe'/>")
 			s.Settle()
 			flaky.Reads.Store(true)
 			switch how {
@@ -390,8 +391,8 @@ func TestTeardownOnFlakyStore(t *testing.T) {
 	}
 }
 
-// A session whose account can never be read again is tried with growing pauses, and then ended: the store
-// is not asked for ever, and the log holds a line a try.
+// A session whose account can never be loaded again is tried with growing pauses and then ended: the store
+// is not read forever, and the log has a line for each try.
 func TestTeardownWithoutStore(t *testing.T) {
 	var flaky storetest.Flaky
 	var log bytes.Buffer
@@ -407,7 +408,8 @@ func TestTeardownWithoutStore(t *testing.T) {
 		return n
 	}
 	flaky.Writes.Store(true)
-	romeo.Send("<presence to='nurse@localhost' type='subscribe'/>") // not stored: to be read again
+	// it is not stored, so the account is reloaded
+	romeo.Send("<presence to='nurse@localhost' type='subscribe'/>")
 	s.Settle()
 	flaky.Reads.Store(true)
 	romeo.DropConn()
@@ -427,7 +429,8 @@ func TestTeardownWithoutStore(t *testing.T) {
 	}
 }
 
-// A login while the store fails is refused with a failure that says so, and works when it does not.
+// A login while the store fails is refused with a failure that says so, and works when the store works
+// again.
 func TestLoginOnFlakyStore(t *testing.T) {
 	for k := range uint64(6) {
 		var n atomic.Uint64

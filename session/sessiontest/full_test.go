@@ -5,9 +5,9 @@ import (
 	"testing"
 )
 
-// What a store that is known to be full will not keep is refused before any other entity or session is
-// told of it: the sender has resource-constraint of type wait (RFC 6120 §8.3.3.18), no other client gets
-// anything, and on a store that has room again all is as it was before.
+// A change for which the store is known to have no space is refused before any other entity or session is
+// told of it: the sender gets resource-constraint of type wait (RFC 6120 section 8.3.3.18), and no other
+// client gets anything. When there is space again, all is as before.
 func TestFullStoreTellsNoOther(t *testing.T) {
 	const refused = "<error type='wait'><resource-constraint " +
 		"xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error>"

@@ -14,7 +14,7 @@ import (
 	"canto/session/stanza"
 )
 
-// everything is a server with all modules there are, those that are off by default too.
+// everything starts a server with all modules, also those that are off by default.
 func everything(opt Options) Options {
 	opt.Modules = nil
 	for _, m := range mod.All {
@@ -29,15 +29,15 @@ func everything(opt Options) Options {
 	return opt
 }
 
-// A node is an element that can be changed.
+// A node is an element that a test changes.
 type node struct {
 	space, local string
 	attrs        []xml.Attr
 	kids         []*node
-	text         string // in front of the children
+	text         string // before the children
 }
 
-// parse reads one element that stands in a client's stream.
+// parse parses one element of a client's stream.
 func parse(t testing.TB, s string) *node {
 	t.Helper()
 	d := xml.NewDecoder(strings.NewReader("<x xmlns='jabber:client'>" + s + "</x>"))
@@ -121,7 +121,7 @@ func (n *node) drop(name string) {
 	})
 }
 
-// all is n and everything below it.
+// all returns n and all its descendants.
 func (n *node) all() (list []*node) {
 	list = append(list, n)
 	for _, k := range n.kids {
@@ -140,7 +140,7 @@ func (n *node) clone() *node {
 	return &c
 }
 
-// stanzas are all that the conversations of all modules send on a bound stream, without doubles.
+// stanzas returns all stanzas that the conversations of all modules send on a bound stream, each once.
 func stanzas(t testing.TB) (list []*node) {
 	all := conversations(t)
 	seen := make(map[string]bool)
@@ -156,7 +156,7 @@ func stanzas(t testing.TB) (list []*node) {
 				}
 				n := parse(t, string(e.Raw()))
 				n.drop("id")
-				n.drop("from") // another's ends the stream, as it should (RFC 6120 §8.1.2.1)
+				n.drop("from") // a wrong one ends the stream, as it should (RFC 6120 section 8.1.2.1)
 				if !seen[n.String()] {
 					seen[n.String()] = true
 					list = append(list, n)
@@ -186,7 +186,7 @@ var (
 		"iq", "priority", "resource"}
 )
 
-// mutate does n one thing that no honest client does.
+// mutate changes n in one way that no correct client would.
 func mutate(rnd *rand.Rand, n *node) {
 	list := n.all()
 	at := list[rnd.IntN(len(list))]
@@ -238,9 +238,9 @@ func mutate(rnd *rand.Rand, n *node) {
 	}
 }
 
-// A stanza that a handler can't digest is answered with a stanza error, or not at all where nothing is
-// owed: it never ends the stream, and never the server (CVE-2019-1000007). Every iq of type get or set
-// has one answer, with its id.
+// A stanza that a handler can't handle is answered with a stanza error, or not at all if it needs no
+// answer. It never ends the stream or the server (CVE-2019-1000007). Every iq of type get or set has one
+// answer, with its id.
 func TestAttackX21(t *testing.T) {
 	templates := stanzas(t)
 	rnd := rand.New(rand.NewPCG(21, 21))
@@ -262,7 +262,7 @@ func TestAttackX21(t *testing.T) {
 			}
 			text := n.String()
 			if strings.Contains(text, "jabber:iq:register") && strings.Contains(text, "<remove") {
-				continue // it may take the account away
+				continue // it may delete the account
 			}
 			romeo.Send(text)
 			s.Settle()
@@ -275,7 +275,7 @@ func TestAttackX21(t *testing.T) {
 	}
 }
 
-// held checks what everybody got for one stanza that client has sent.
+// held checks what the clients got for one stanza that client has sent.
 func held(t testing.TB, s *Server, client, text string) {
 	t.Helper()
 	got := s.got()
@@ -301,7 +301,7 @@ func held(t testing.TB, s *Server, client, text string) {
 		answered(t, client, s.clients[client].JID, sent, got)
 	}
 	if _, directed := sent[0].Attr(stanza.AttrTo); !directed && string(sent[0].Local()) == "presence" {
-		return // it goes to many, each of whom may bounce it
+		return // it goes to many clients, and each may answer with an error
 	}
 	errs := 0
 	for _, raw := range got[client] {
@@ -317,7 +317,8 @@ func held(t testing.TB, s *Server, client, text string) {
 
 var errorTypes = []string{"auth", "cancel", "continue", "modify", "wait"}
 
-// proper holds that raw is a stanza error as RFC 6120 §8.3 has it: one type, one defined condition.
+// proper checks that raw is a stanza error as RFC 6120 section 8.3 describes it: one type, one defined
+// condition.
 func proper(t testing.TB, text, raw string) {
 	t.Helper()
 	n := parse(t, raw)

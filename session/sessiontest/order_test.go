@@ -16,12 +16,12 @@ import (
 	"canto/xmlstream"
 )
 
-// One order (RFC 6120 §10.1, and what a log is for): whatever a room says to an occupant, on whichever of
-// four real loops it was said and delivered, arrives in the order in which the room has said it.
+// One order (RFC 6120 section 10.1): all that a room sends to an occupant arrives in the order in which
+// the room has sent it, on whichever of four real loops it was sent and delivered.
 
 const (
 	orderRoom = "orchard@rooms.localhost"
-	farDomain = "far.example" // whose occupants are no sockets: see far
+	farDomain = "far.example" // its occupants have no sockets: see far
 )
 
 var (
@@ -30,8 +30,8 @@ var (
 	numName  = xmlstream.N("", "n")
 )
 
-// A view is what one occupant has seen of a room. Messages have the number that the log gave them,
-// presence and answers that of the last message before them.
+// A view is what one occupant has seen of a room. Messages have the number that the log gave them;
+// presence and answers have the number of the last message before them.
 type view struct {
 	mu   sync.Mutex
 	in   bool   // it was told that it is an occupant
@@ -39,10 +39,10 @@ type view struct {
 	seen int
 	sent map[string]int // the number of the last message of each sender
 
-	refused bool // it may not come, as the room's inbox was full (resource-constraint)
+	refused bool // it may not join, as the room's inbox was full (resource-constraint)
 }
 
-// see checks one stanza from the room; mine: it tells of the occupant's own coming.
+// see checks one stanza from the room. mine says that it is the occupant's own presence.
 func (v *view) see(e xmlstream.Element, mine bool) (fault string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -88,14 +88,14 @@ func (v *view) see(e xmlstream.Element, mine bool) (fault string) {
 	return ""
 }
 
-// out has v be no occupant until it is told so again.
+// out makes v no occupant until it joins again.
 func (v *view) out() {
 	v.mu.Lock()
 	v.in = false
 	v.mu.Unlock()
 }
 
-// entered reports whether it is in; if it was refused it calls join.
+// entered reports whether the occupant is in the room; if it was refused, entered calls join.
 func (v *view) entered(join func()) bool {
 	if v.again() {
 		join()
@@ -105,7 +105,7 @@ func (v *view) entered(join func()) bool {
 	return v.in
 }
 
-// again reports, once, whether it was refused.
+// again reports whether the occupant was refused, and forgets it.
 func (v *view) again() (refused bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -119,26 +119,26 @@ func (v *view) number() uint64 {
 	return v.last
 }
 
-// far are occupants at a domain that is not ours: what goes there is looked at where a server-to-server
-// module would take it. Two thousand sockets cost a run under -race half a minute of logins, and no more
-// order.
+// far are occupants at a domain that this server does not serve. The test sees their stanzas where a
+// server-to-server module would take them. Two thousand sockets would cost half a minute of logins under
+// -race, and would test no more.
 type far struct {
 	x     *stress
 	views map[string]*view // by full JID; not changed while the server runs
 
 	mu    sync.Mutex
 	heard map[string]*hearing // by full JID, of occupants that are sockets
-	moved int                 // that changed loops while something of the room was spread
+	moved int                 // occupants that changed loops during a broadcast
 }
 
-// A hearing is where a socket that is an occupant is served.
+// A hearing says which loop serves an occupant with a socket.
 type hearing struct {
-	loop, times int // that has delivered the last message from the room to it, and the last so many
+	loop, times int // the loop that has delivered the last message to it, and the last so many
 	home        int // loop of its connection
-	from        int // the loop before, when it came while a broadcast was under way; negative: it did not
+	from        int // the loop before, if it joined during a broadcast; else negative
 }
 
-// heardBy is what is known of an occupant. Under mu.
+// heardBy returns the hearing of an occupant. Under mu.
 func (f *far) heardBy(full string) *hearing {
 	h := f.heard[full]
 	if h == nil {
@@ -153,7 +153,7 @@ func (f *far) manifest() session.Manifest {
 }
 
 func (f *far) Load(api *session.API) error {
-	// On the host of the sockets: which loop delivers what the room says to all.
+	// On the host of the sockets: which loop delivers the room's broadcasts.
 	api.Hooks.Message[session.ToFull].Add(api.Module, session.Guard, func(ev *session.Stanza) session.Verdict {
 		if ev.Type != stanza.TypeGroupchat {
 			return session.Pass
@@ -164,8 +164,8 @@ func (f *far) Load(api *session.API) error {
 		if h.loop != loop {
 			h.loop, h.times = loop, 0
 		}
-		// It was served by another loop than its connection's, and now is by that, more than once by chance; it
-		// is not the loop that its address would have without a connection.
+		// It was served by another loop than that of its connection, and is now served by that one, more than
+		// once by chance. That is not the loop that its address would have without a connection.
 		if h.times++; h.times == 3 && h.from >= 0 {
 			if loop == h.home && loop != h.from && loop != int(ev.To.Partition())%len(f.x.srv.Router.LoopRouters()) {
 				f.moved++
@@ -179,7 +179,7 @@ func (f *far) Load(api *session.API) error {
 		defer f.mu.Unlock()
 		f.heardBy(s.JID().String()).home = l.Loop.Index()
 	})
-	// On the host of the room: what comes while only some have its last message.
+	// On the host of the room: stanzas that arrive while only some occupants have its last message.
 	rooms := api.Hooks.Serve(room.Kind)
 	rooms.Presence[session.ToFull].Add(api.Module, session.Guard, func(ev *session.Stanza) session.Verdict {
 		if !f.under() {
@@ -218,14 +218,14 @@ func (f *far) under() bool {
 	return least < most
 }
 
-// hasMoved is how many occupants have changed loops while something of the room was spread.
+// hasMoved returns how many occupants have changed loops during a broadcast.
 func (f *far) hasMoved() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.moved
 }
 
-// say has a loop say something to the room as if it came from that occupant's server.
+// say makes a loop send something to the room, as if it came from that occupant's server.
 func (f *far) say(rnd *rand.Rand, from, resource, el string) {
 	j, err := jid.Parse(from)
 	if err != nil {
@@ -246,8 +246,8 @@ func (f *far) say(rnd *rand.Rand, from, resource, el string) {
 	l.Loop.Post(func() { l.Enter(func() { l.Send(j, orchard, []byte(el)) }) })
 }
 
-// An occupant is one with a connection. Each time that it comes it has another nick, so that it knows
-// which of its comings it is told of.
+// An occupant has a connection. Each time it joins it has another nick, so that it knows which join a
+// presence is about.
 type occupant struct {
 	*stressClient
 	v     *view
@@ -257,7 +257,7 @@ type occupant struct {
 	nicks *sync.Map // the last nick of each
 }
 
-// enter logs in, on whichever loop takes the connection, and joins.
+// enter logs in, on any loop, and joins.
 func (x *stress) enter(local string, nicks *sync.Map) *occupant {
 	c, err := x.login(local, stressHost, "home", false)
 	if err != nil {
@@ -290,14 +290,14 @@ func (o *occupant) come() {
 
 func (o *occupant) join() { o.send("<presence to='" + orderRoom + "/" + o.nick + "'/>") }
 
-// speak sends the room something for all.
+// speak sends the room a message for all.
 func (o *occupant) speak() {
 	o.seq++
 	o.send(fmt.Sprintf("<message to='%s' type='groupchat'><body>%d %d</body></message>", orderRoom, o.number,
 		o.seq))
 }
 
-// whisper sends one occupant something.
+// whisper sends a message to one occupant.
 func (o *occupant) whisper(local string) {
 	nick, ok := o.nicks.Load(local)
 	if !ok {
@@ -339,7 +339,7 @@ func oneOrder(t *testing.T, seed uint64, clients, others, steps int) {
 	if !until(func() bool { return first.v.entered(first.join) }) {
 		t.Fatal("the first does not come in")
 	}
-	const share = 32 // at a time: the room's inbox takes 64 stanzas
+	const share = 32 // at a time: the inbox of the room takes 64 stanzas
 	for at := 0; at < len(names); at += share {
 		some := names[at:min(at+share, len(names))]
 		for i, name := range some {
@@ -406,8 +406,8 @@ func oneOrder(t *testing.T, seed uint64, clients, others, steps int) {
 		})
 	}
 	all.Wait()
-	// An occupant that comes by a connection of another loop, while a broadcast is under way, is moved to it
-	// behind that.
+	// An occupant that joins again by a connection of another loop during a broadcast is moved to that loop
+	// after it.
 	moves := rand.New(rand.NewPCG(seed, 3000))
 	if others > 0 && !until(func() bool {
 		if f.hasMoved() > 0 {
@@ -423,7 +423,7 @@ func oneOrder(t *testing.T, seed uint64, clients, others, steps int) {
 			}
 			last[i] = x.enter(nick(i), &nicks)
 		}
-		for range 4 { // so that each that has come hears of more than one
+		for range 4 { // so that each new occupant gets more than one
 			first.speak()
 		}
 		first.ask("get", orderRoom, "<last xmlns='urn:canto:test:room'/>", false)
@@ -432,7 +432,7 @@ func oneOrder(t *testing.T, seed uint64, clients, others, steps int) {
 	}) {
 		t.Error("no occupant has changed loops while something was spread")
 	}
-	// Each who is there gets the last message; of what was sent, nothing is under way any more.
+	// Each occupant gets the last message, and nothing is in flight any more.
 	for _, o := range last {
 		if o != nil && !o.gone() {
 			o.settle()
@@ -446,7 +446,7 @@ func oneOrder(t *testing.T, seed uint64, clients, others, steps int) {
 	end := first.v.number()
 	for _, o := range last {
 		if o != nil && !o.gone() && !until(func() bool {
-			if o.v.again() { // also its going may have found the inbox full
+			if o.v.again() { // its leaving may have met a full inbox too
 				o.send("<presence type='unavailable' to='" + orderRoom + "/" + o.nick + "'/>")
 				o.join()
 			}

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// When a host is taken away its sessions end, and their contacts at other hosts hear that they are
-// unavailable (RFC 6121 §4.5.2).
+// When a host is removed its sessions end, and their contacts at other hosts get unavailable presence (RFC
+// 6121 section 4.5.2).
 func TestContactsOfAHostThatIsTakenAway(t *testing.T) {
 	s := New(t, Options{Hosts: []string{"localhost", "example.net"}})
 	romeo, juliet := s.Login("romeo", "romeo@localhost/orchard"), s.Login("juliet", "juliet@example.net/balcony")
@@ -24,8 +24,8 @@ func TestContactsOfAHostThatIsTakenAway(t *testing.T) {
 	}
 }
 
-// When a service host is taken away, those who take part in its entities are told, and nothing of it
-// stays in memory; what is stored is there when it comes back.
+// When a service host is removed, the occupants of its entities are told, and nothing of it stays in
+// memory. What is stored is there when the host comes back.
 func TestServiceHostThatIsTakenAway(t *testing.T) {
 	const (
 		orchard = "orchard@rooms.localhost"
@@ -36,7 +36,7 @@ func TestServiceHostThatIsTakenAway(t *testing.T) {
 	romeo, juliet := s.Login("romeo", "romeo@localhost/orchard"), s.Login("juliet", "juliet@localhost/balcony")
 	romeo.Send("<presence to='" + orchard + "/Romeo'/>" + say)
 	juliet.Send("<presence to='" + orchard + "/Juliet'/>")
-	juliet.Send("<presence to='tomb@rooms.localhost/Juliet'/>") // of which nothing is stored
+	juliet.Send("<presence to='tomb@rooms.localhost/Juliet'/>") // a room of which nothing is stored
 	s.Settle()
 	s.got()
 	services := s.opt.Services

@@ -15,34 +15,36 @@ import (
 	"canto/xmlstream"
 )
 
+// rewrite makes Run write what clients really got into the scripts, for review as a diff.
 var rewrite = flag.Bool("rewrite", false, "write what came into the conversation scripts")
 
-// Run holds every conversation in dir/*.txt, each with a server of its own.
+// Run plays every script dir/*.txt, each on a server of its own, and compares what the clients get with
+// what the script says. With the flag -rewrite it writes the difference into the file instead.
 //
-// A script is comments ("#") and steps. A step is a directive, the lines that go with it, "----", and
-// what everybody gets:
+// A script has comments ("#") and steps. A step is a directive, the lines that belong to it, "----", and
+// what the clients get:
 //
 //	connect romeo@localhost/orchard [as NAME]   log in; NAME is the localpart if none is given
 //	open NAME [HOST]                            a connection that has sent its stream header, no more
-//	NAME sends                                  the following lines go out, joined
+//	NAME sends                                  the following lines are sent, joined
 //	NAME sends in N                             in pieces of N bytes
+//	NAME restarts                               a new stream header on the same connection
 //	NAME leaves                                 the connection is lost
-//	cut NAME                                    the following lines, if there are any, go out, and the
-//	                                            connection is lost right behind them, without an end tag
+//	cut NAME                                    the following lines, if there are any, are sent, and then
+//	                                            the connection is lost, without an end tag
 //	advance 10m                                 the clock moves
-//	later 10m                                   the clock moves, and whatever comes due, in the store too, is
-//	                                            done before it moves on
+//	later 10m                                   the clock moves by seconds; after each, timers and commits
+//	                                            that are due have run
 //	account juliet@localhost                    an account without a connection
 //	restart                                     the server is stopped as by SIGTERM, and started on its store
 //	crash                                       the server is killed, and started on what its disk has synced
-//	reload                                      the modules are loaded anew, and accounts are read again
-//	memory                                      shows which accounts, and what else, are in memory
+//	reload                                      the modules are loaded again, and accounts are reloaded
+//	memory                                      shows the addresses of the entities in memory
 //
-// What a conversation is held with again, and how it takes these steps: on a slow store all of them run. On
-// a store that fails, what replaces the kernel or its modules (restart, crash, reload) runs while nothing
-// fails, as connect does: a start on a store that can't be read is refused, and there would be no
-// conversation. Where single stanzas are changed, nothing but what a client sends is taken from a
-// conversation.
+// Other tests play the same scripts under faults. On a slow store all steps run. On a store that fails,
+// the steps that replace the kernel or its modules (restart, crash, reload) and connect run while nothing
+// fails: a start on a store that can't be read is refused, and there would be no conversation. Tests that
+// change single stanzas take only what clients send from a script.
 func Run(t *testing.T, dir string, opt Options) {
 	files, err := filepath.Glob(filepath.Join(dir, "*.txt"))
 	if err != nil || len(files) == 0 {
@@ -69,7 +71,7 @@ func Run(t *testing.T, dir string, opt Options) {
 	}
 }
 
-// difference shows the first lines that differ.
+// difference returns the first lines that differ.
 func difference(want, got string) string {
 	w, g := strings.Split(want, "\n"), strings.Split(got, "\n")
 	for i := 0; i < len(w) || i < len(g); i++ {
@@ -86,15 +88,15 @@ func difference(want, got string) string {
 	return "no difference"
 }
 
-// Converse holds one conversation and returns the script with what really came.
+// Converse plays one script and returns it with what the clients really got.
 func Converse(t testing.TB, text string, opt Options) string {
 	out, _ := converse(t, text, opt)
 	return out
 }
 
-// converse is Converse, and says besides before how many steps another kernel took over from one that had
-// streams.
-func converse(t testing.TB, text string, opt Options) (script string, carries int) {
+// converse is Converse. It also returns the number of steps before which another kernel took over from one
+// with open streams.
+func converse(t testing.TB, text string, opt Options) (script string, swaps int) {
 	s := New(t, opt)
 	var out strings.Builder
 	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
@@ -115,10 +117,10 @@ func converse(t testing.TB, text string, opt Options) (script string, carries in
 		}
 		i++
 		for i < len(lines) && strings.TrimSpace(lines[i]) != "" {
-			i++ // what was expected is written anew
+			i++ // what was expected is replaced by what the clients get
 		}
 		if opt.SwapKernels && s.SwapKernel() && s.streaming() {
-			carries++
+			swaps++
 		}
 		shown := s.runStep(line, body)
 		got := s.collect()
@@ -127,10 +129,10 @@ func converse(t testing.TB, text string, opt Options) (script string, carries in
 		}
 		out.WriteString("----\n" + shown + got)
 	}
-	return out.String(), carries
+	return out.String(), swaps
 }
 
-// streaming reports whether some client has a stream.
+// streaming reports whether a client has an open connection.
 func (s *Server) streaming() bool {
 	for _, c := range s.clients {
 		if !c.Ended() {
@@ -140,10 +142,11 @@ func (s *Server) streaming() bool {
 	return false
 }
 
-// nothingReceived is what collect says when no client got anything.
+// nothingReceived is what collect returns if no client got anything.
 const nothingReceived = "(nothing)\n"
 
-// runStep does one step, and returns what it shows besides what the clients get.
+// runStep runs one directive and returns what it shows in addition to what the clients get. An unknown
+// directive fails the test.
 func (s *Server) runStep(line string, body []string) (shown string) {
 	f := strings.Fields(line)
 	text := strings.Join(body, "\n")
@@ -206,8 +209,8 @@ func (s *Server) runStep(line string, body []string) (shown string) {
 	return shown
 }
 
-// AdvanceSettled moves the clock as Advance does, and comes to rest after each second, commits on the store's
-// goroutine included: what a timer sets off is done before the next one.
+// AdvanceSettled moves the clock as Advance does, in steps of a second, and settles after each: what one
+// timer sets off has happened before the next one is due.
 func (s *Server) AdvanceSettled(d time.Duration) {
 	for ; d > 0; d -= time.Second {
 		s.Advance(min(d, time.Second))
@@ -215,7 +218,7 @@ func (s *Server) AdvanceSettled(d time.Duration) {
 	}
 }
 
-// inMemory are the addresses of the entities that the kernel has in its table, sorted.
+// inMemory returns the addresses of the entities in the kernel's table, sorted.
 func (s *Server) inMemory() (list []string) {
 	for i := range 256 {
 		for _, e := range s.Router.Table.Entities(i, nil) {
@@ -226,15 +229,15 @@ func (s *Server) inMemory() (list []string) {
 	return list
 }
 
-// Settle lets everything happen, commits on the store's goroutine included, and on a slow store moves
-// the clock to where it has happened.
+// Settle runs the server until nothing is left to do. It waits for commits on the store's goroutine too.
+// On a slow store it moves the clock to the next delayed event.
 func (s *Server) Settle() {
 	for {
 		s.Net.Run()
 		last := s.DB.Last()
-		s.DB.Wait(context.Background(), last) // that it failed is the kernel's to say
+		s.DB.Wait(context.Background(), last) // the kernel handles a failure
 		for s.settledSeen.Load() < uint64(s.DB.Durable()) {
-			runtime.Gosched() // the committer is telling us
+			runtime.Gosched() // the committer is about to call the callback of start
 		}
 		s.Net.Run()
 		if s.slow != nil && s.slow.runNext() {
@@ -246,7 +249,7 @@ func (s *Server) Settle() {
 	}
 }
 
-// collect is what everybody got since the last time, a stanza a line, by client.
+// collect returns what the clients got since the last call: a stanza a line, by client.
 func (s *Server) collect() string {
 	var b strings.Builder
 	for _, n := range s.Names() {
@@ -265,12 +268,12 @@ func (s *Server) collect() string {
 	return b.String()
 }
 
-// Stanzas takes the complete top-level elements that have come; a stream header shows as
+// Stanzas returns the complete top-level elements that c got since the last call. A stream header shows as
 // "(stream)", the end tag as "(end of stream)".
 func (c *Client) Stanzas() (list []string) {
 	b := c.conn.Received()
 	for len(b) > 0 {
-		// A new header begins a new parse: the server restarts the stream after SASL.
+		// After SASL the server restarts the stream: a new header is parsed as the start of a document.
 		piece := b
 		if i := indexOf(string(b[1:]), "<?xml"); i >= 0 {
 			piece = b[:i+1]
@@ -306,4 +309,5 @@ func (c *Client) Stanzas() (list []string) {
 	return list
 }
 
+// indexOf returns where sub is in s, or -1.
 func indexOf(s, sub string) int { return strings.Index(s, sub) }

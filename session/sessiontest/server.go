@@ -1,5 +1,10 @@
-// Package sessiontest runs a whole server in memory and holds conversations with it: scripts of what
-// clients send and what everybody gets, rewritten with -rewrite and read as diffs.
+// Package sessiontest runs a whole server in memory, for tests of the kernel and of modules. The server
+// has a simulated network (package reactortest), a simulated clock and a store in memory, and everything
+// runs on the test's goroutine, except the store's commits. So a test gets the same result every time.
+//
+// [Run] plays conversations: scripts of what clients send, with what they get. [New] starts a server for
+// tests in Go; [Server.Login] returns a client. Tests can restart or crash the server, make its store slow
+// or failing, and put another kernel in place of the running one.
 package sessiontest
 
 import (
@@ -30,44 +35,45 @@ import (
 	"canto/xmlstream"
 )
 
-// Password is that of every account that a test makes.
+// Password is the password of every account that a test makes.
 const Password = "r0m30"
 
-// Options change what New makes.
+// Options change the server that New starts. The zero value is a server with all modules and one host.
 type Options struct {
-	Seed    uint64
-	Hosts   []string // localhost
-	Shelf   []session.Manifest
-	Modules []string
-	// Services are hosts without logins, and ServiceModules what they run: mod.DefaultServiceNames().
+	Seed    uint64             // of the simulated network
+	Hosts   []string           // hosts where users log in; nil: localhost
+	Shelf   []session.Manifest // the manifests of the modules that there are; nil: mod.All
+	Modules []string           // the names of the modules that the hosts run; nil: mod.DefaultNames()
+	// Services are the hosts without logins, and ServiceModules the names of the modules that they run; nil:
+	// mod.DefaultServiceNames().
 	Services       []string
 	ServiceModules []string
-	Limits         *session.Limits
-	Module         func(module string, v any) error
-	Dependencies   []session.Dependency
-	Log            io.Writer
-	FS             vfs.FS // vfs.NewCrashableMem()
-	NoPause        bool   // the engine can't stop reading
-	// SwapKernels has another kernel take over before each step of a conversation before which that can be: see
-	// [Server.SwapKernel].
+	Limits         *session.Limits                  // nil: session.DefaultLimits()
+	Module         func(module string, v any) error // fills in the options v of a module; nil: their defaults
+	Dependencies   []session.Dependency             // further dependencies of modules
+	Log            io.Writer                        // where the log goes; nil: nowhere
+	FS             vfs.FS                           // the file system of the store; nil: vfs.NewCrashableMem()
+	NoPause        bool                             // the engine can't stop reading a socket
+	// SwapKernels makes another kernel take over before each step of a conversation, where that is possible:
+	// see [Server.SwapKernel].
 	SwapKernels bool
-	// Slow says, asked before each read and each commit, how much later it happens in the server's own
-	// time; the clock that modules see does not count it, so that a conversation reads the same.
+	// Slow is called before each read and each commit, and returns its delay in the server's own time. The
+	// clock of modules does not count the delay, so the conversation stays the same.
 	Slow func() time.Duration
-	// Reactor changes how the reactor is set up.
+	// Reactor changes the configuration of the reactor.
 	Reactor     func(c *reactor.Config)
-	AllowPanics bool // are what the test is about: it does not fail for one
-	// Fault is the store's: see [store.Options].
+	AllowPanics bool // a panic in a handler does not fail the test
+	// Fault makes operations of the store fail: see [store.Options].
 	Fault store.Fault
 }
 
-// A Server is one in memory, with kernels that come one after the other on the same store: [Server.Restart],
-// [Server.Crash]. All on the test's goroutine.
+// A Server is a server in memory. Its kernel may be replaced by another one on the same store:
+// [Server.Restart], [Server.Crash], [Server.SwapKernel]. Its methods are for the test's goroutine.
 type Server struct {
-	*server.Server // of the kernel that runs now
-	TB             testing.TB
-	Net            *reactortest.Net
-	// NewProfile loads the modules anew, as a reload with other options does: for [session.Host.SwapProfile].
+	*server.Server                  // of the running kernel
+	TB             testing.TB       // the test
+	Net            *reactortest.Net // the simulated network and clock of the running kernel
+	// NewProfile loads the modules again, as a reload with other options does: for [session.Host.SwapProfile].
 	NewProfile func() (*session.Profile, error)
 
 	opt         Options
@@ -76,7 +82,7 @@ type Server struct {
 	logins      int
 	settledSeen atomic.Uint64
 	slow        *slowStore // nil on a fast store
-	// What goes on from one kernel to the next, so that a conversation reads the same every time.
+	// These go on from one kernel to the next, so that a conversation is the same every time.
 	counter   counterReader
 	streams   int
 	resources int
@@ -84,7 +90,7 @@ type Server struct {
 	dials     int
 }
 
-// New starts a server with all modules and the host localhost.
+// New starts a server with all modules and the host localhost. It ends with the test.
 func New(tb testing.TB, opt Options) *Server {
 	tb.Helper()
 	if opt.FS == nil {
@@ -109,7 +115,7 @@ func New(tb testing.TB, opt Options) *Server {
 	return s
 }
 
-// start makes a kernel on the store, whose clock begins at a time.
+// start starts a kernel on the store. The simulated clock begins at a time.
 func (s *Server) start(at time.Time) {
 	s.TB.Helper()
 	opt := s.opt
@@ -158,7 +164,7 @@ func (s *Server) start(at time.Time) {
 	if err := s.Start(s.Net.Reactor); err != nil {
 		s.TB.Fatal(err)
 	}
-	// behind the kernel's
+	// Registered after the kernel's callback, so it runs after that one.
 	s.DB.OnCommit(func(store.Ticket, error) { s.settledSeen.Store(uint64(s.DB.Durable())) })
 	s.DB.Wait(context.Background(), s.DB.Last())
 	s.settledSeen.Store(uint64(s.DB.Durable()))
@@ -167,6 +173,7 @@ func (s *Server) start(at time.Time) {
 	}
 }
 
+// apply configures the hosts of the running kernel.
 func (s *Server) apply() {
 	s.TB.Helper()
 	opt := s.opt
@@ -177,45 +184,45 @@ func (s *Server) apply() {
 	host := server.Host{Modules: opt.Modules, Module: opt.Module, OptionsKey: fmt.Sprint(s.reloads)}
 	service := server.Host{Service: true, Modules: opt.ServiceModules, Module: opt.Module,
 		OptionsKey: host.OptionsKey}
-	conform := func(name string) (server.Host, error) {
+	hostConfig := func(name string) (server.Host, error) {
 		if slices.Contains(opt.Services, name) {
 			return service, nil
 		}
 		return host, nil
 	}
 	hosts := slices.Concat(opt.Hosts, opt.Services)
-	if err := s.Apply(server.Config{Limits: limits, Hosts: hosts, Host: conform}); err != nil {
+	if err := s.Apply(server.Config{Limits: limits, Hosts: hosts, Host: hostConfig}); err != nil {
 		s.TB.Fatal(err)
 	}
 }
 
-// Reload loads the modules of every host anew, as `canto reload` does where an option has changed: each
-// account is read again before its next stanza.
+// Reload loads the modules of every host again, as `canto reload` does after a changed option. Each
+// account is reloaded before its next stanza.
 func (s *Server) Reload() {
 	s.TB.Helper()
 	s.reloads++
 	s.apply()
 }
 
-// FS is what the store is on: after a crash what that has left.
+// FS returns the file system of the store; after a crash it has what was synced.
 func (s *Server) FS() vfs.FS { return s.opt.FS }
 
-// Restart ends the server as SIGTERM does, its clients told and their sessions ended, and starts another
-// kernel on the same store. The clock goes on.
+// Restart ends the server as SIGTERM does: it tells the clients and ends their sessions. Then another
+// kernel starts on the same store. The clock goes on.
 func (s *Server) Restart() {
 	s.TB.Helper()
 	s.Settle()
 	s.Net.Shutdown()
 	s.Settle()
-	for i := 0; s.Net.Connections() > 0 && i < 6; i++ { // no longer than [reactor.Config.ShutdownTimeout]
+	for i := 0; s.Net.Connections() > 0 && i < 6; i++ { // at most reactor.Config.ShutdownTimeout
 		s.Advance(time.Second)
 		s.Settle()
 	}
 	s.replaceKernel()
 }
 
-// SetFull has the store know that its disk has no room, and refuse writes; or that it has room again. The
-// store's FS is one in memory.
+// SetFull makes the store find its disk full, and refuse writes; or find space again. The store must be in
+// memory.
 func (s *Server) SetFull(full bool) {
 	s.TB.Helper()
 	fs, ok := s.opt.FS.(*vfs.MemFS)
@@ -230,9 +237,8 @@ func (s *Server) SetFull(full bool) {
 	s.DB.CheckDiskSpace()
 }
 
-// Crash ends the server as kill -9 and a loss of power do: only what was synced to the disk survives, and
-// nothing that is under way goes on. Another kernel starts on what is left; the clock goes on. The store's FS
-// is a crashable one.
+// Crash ends the server as kill -9 and a loss of power do: only what was synced to the disk survives.
+// Another kernel starts on that. The clock goes on. The store must be on a crashable file system.
 func (s *Server) Crash() {
 	s.TB.Helper()
 	fs, ok := s.opt.FS.(*vfs.MemFS)
@@ -243,23 +249,24 @@ func (s *Server) Crash() {
 	s.replaceKernel()
 }
 
-// replaceKernel puts another kernel in the place of the one that runs.
+// replaceKernel ends the running kernel at once and starts another one.
 func (s *Server) replaceKernel() {
 	s.TB.Helper()
 	s.Net.Halt()
 	for _, c := range s.clients {
 		c.serverGone = true
 	}
-	s.DB.Close() // it may say that snapshots are open: nothing of a process that is gone is given back
+	s.DB.Close() // the error is ignored: snapshots of the ended kernel may be open
 	s.start(s.Net.Now())
 }
 
-// panicWatch looks for them in a log: the server survives one, a test does not.
+// A panicWatch is a log that remembers a line about a panic. The server survives a panic; a test does not.
 type panicWatch struct {
 	to   io.Writer
 	seen string
 }
 
+// Write implements [io.Writer].
 func (p *panicWatch) Write(b []byte) (int, error) {
 	if bytes.Contains(b, []byte("panic")) {
 		p.seen = string(b)
@@ -267,7 +274,7 @@ func (p *panicWatch) Write(b []byte) (int, error) {
 	return p.to.Write(b)
 }
 
-// AddAccount makes an account with the password [Password].
+// AddAccount creates an account with the password [Password].
 func (s *Server) AddAccount(bare string) {
 	s.TB.Helper()
 	j, err := jid.Parse(bare)
@@ -284,7 +291,7 @@ func (s *Server) AddAccount(bare string) {
 // testKey makes the salts of addresses without an account.
 var testKey = sasl.SecretString("a key of the test's own")
 
-// testKeys are those of Password, derived once.
+// testKeys are the keys of Password, derived once.
 var testKeys = sync.OnceValue(func() sasl.Keys {
 	k, err := sasl.DeriveKeys([]byte(Password), sasl.MinIterations, &counterReader{}, sasl.SHA1, sasl.SHA256,
 		sasl.SHA512)
@@ -294,9 +301,10 @@ var testKeys = sync.OnceValue(func() sasl.Keys {
 	return k
 })
 
-// counterReader is randomness that is the same every time.
+// A counterReader gives the same random bytes every time.
 type counterReader struct{ n byte }
 
+// Read implements [io.Reader].
 func (c *counterReader) Read(p []byte) (int, error) {
 	for i := range p {
 		c.n++
@@ -305,28 +313,28 @@ func (c *counterReader) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// A Client is one connection of a test.
+// A Client is one connection of a test to the server.
 type Client struct {
-	Name       string
-	JID        string
+	Name       string // its name in the conversation
+	JID        string // its full JID, once it is bound
 	server     *Server
 	conn       *reactortest.Client
 	serverGone bool // its server is gone
 	parser     *xmlstream.Parser
 	in         xmlstream.Stream
 	ended      bool
-	lang       string // of its stream headers
-	dialIndex  int    // of all that were dialed
+	lang       string // the xml:lang of its stream headers
+	dialIndex  int    // how many connections the test had opened by then
 	addr       netip.Addr
 	loop       int
 }
 
-// Dial opens a connection on a loop and says nothing.
+// Dial opens a connection on a loop and sends nothing.
 func (s *Server) Dial(name string, loop int) *Client {
 	return s.DialFrom(netip.AddrFrom4([4]byte{192, 0, 2, 1}), name, loop)
 }
 
-// DialFrom is Dial from an address.
+// DialFrom is Dial from the address from.
 func (s *Server) DialFrom(from netip.Addr, name string, loop int) *Client {
 	s.dials++
 	c := &Client{Name: name, server: s, dialIndex: s.dials, addr: from, loop: loop,
@@ -341,7 +349,7 @@ func (c *Client) connect() {
 	c.conn = c.server.Net.ConnectFrom(c.addr, c.loop, reactor.Listener{Handler: c.server.C2S})
 }
 
-// Open sends a stream header.
+// Open sends a stream header to host.
 func (c *Client) Open(host string) {
 	c.in.Reset(0)
 	lang := ""
@@ -352,8 +360,8 @@ func (c *Client) Open(host string) {
 		"xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>", host, lang)))
 }
 
-// Login opens a stream for a full JID, on the next loop, and binds it; the account is made if there is
-// none. Nothing else is sent: no roster is asked for and no presence sent.
+// Login opens a stream on the next loop, logs in as the full JID full and binds it. If there is no
+// account, Login creates it. The client has sent no presence and no roster request then.
 func (s *Server) Login(name, full string) *Client {
 	s.TB.Helper()
 	return s.LoginLang(name, full, "")
@@ -389,7 +397,7 @@ func (s *Server) LoginLang(name, full, lang string) *Client {
 	return c
 }
 
-// bound has what comes from here on parsed as of a stream whose header is known.
+// bound makes the client parse what comes from now on as a stream whose header it knows.
 func (c *Client) bound() {
 	c.in.Reset(0)
 	c.parser.Feed(&c.in, []byte("<stream:stream xmlns='jabber:client' "+
@@ -397,8 +405,8 @@ func (c *Client) bound() {
 	c.parser.Next(&c.in)
 }
 
-// Authenticate opens a connection on a loop that has logged in as bare, which has an account, and has not
-// bound a resource (RFC 6120 §6.4.6).
+// Authenticate opens a connection on a loop and logs in as bare, which has an account. It does not bind a
+// resource (RFC 6120 section 6.4.6).
 func (s *Server) Authenticate(name, bare string, loop int) *Client {
 	s.TB.Helper()
 	j, err := jid.Parse(bare)
@@ -414,7 +422,7 @@ func (s *Server) Authenticate(name, bare string, loop int) *Client {
 	return c
 }
 
-// authenticate sends what logs in as j, up to the header of the next stream.
+// authenticate sends the login of j, up to the header of the next stream.
 func (c *Client) authenticate(j jid.JID) {
 	c.Open(j.Domain())
 	c.server.Settle()
@@ -424,31 +432,31 @@ func (c *Client) authenticate(j jid.JID) {
 	c.Open(j.Domain())
 }
 
-// escape writes text as the server does.
+// escape escapes text as the server does.
 func escape(text string) string {
 	return strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", "'", "&apos;", `"`, "&quot;").Replace(
 		text)
 }
 
-// Send sends text, as it is.
+// Send sends text as it is.
 func (c *Client) Send(text string) { c.conn.Send([]byte(text)) }
 
-// Received is what has come since it was last asked for, as it came.
+// Received returns the bytes that have come since the last call.
 func (c *Client) Received() string { return string(c.conn.Received()) }
 
-// Ended reports whether the server has ended the connection, or is gone.
+// Ended reports whether the server has ended the connection, or has ended itself.
 func (c *Client) Ended() bool { return c.serverGone || c.conn.Ended() }
 
-// Conn is the connection below.
+// Conn returns the simulated connection.
 func (c *Client) Conn() *reactortest.Client { return c.conn }
 
-// DropConn loses the connection.
+// DropConn loses the connection, without a stream's end.
 func (c *Client) DropConn() { c.conn.Close(io.ErrUnexpectedEOF) }
 
-// Client is the one of that name.
+// Client returns the client of that name, or nil.
 func (s *Server) Client(name string) *Client { return s.clients[name] }
 
-// Names are those of all clients, sorted.
+// Names returns the names of all clients, sorted.
 func (s *Server) Names() (names []string) {
 	for n := range s.clients {
 		names = append(names, n)
@@ -457,7 +465,7 @@ func (s *Server) Names() (names []string) {
 	return names
 }
 
-// Advance moves the clock.
+// Advance moves the clock. What becomes due by then happens.
 func (s *Server) Advance(d time.Duration) {
 	if s.slow == nil {
 		s.Net.Advance(d)
@@ -471,7 +479,7 @@ func (s *Server) Advance(d time.Duration) {
 
 func contains(b []byte, s string) bool { return indexOf(string(b), s) >= 0 }
 
-// Bare is the bare JID that c logged in as.
+// Bare returns the bare JID that c has logged in as.
 func (c *Client) Bare() jid.JID {
 	j, err := jid.Parse(c.JID)
 	if err != nil {
@@ -480,5 +488,5 @@ func (c *Client) Bare() jid.JID {
 	return j.Bare()
 }
 
-// Stream is the kernel's half of c's connection.
+// Stream returns the kernel's stream of c's connection, or nil.
 func (s *Server) Stream(c *Client) *session.Stream { return s.C2S.Stream(c.conn.Conn()) }

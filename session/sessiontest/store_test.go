@@ -17,7 +17,7 @@ import (
 	"canto/session/sessiontest/service"
 )
 
-// conversations are those of all modules, by module and file.
+// conversations returns the scripts of all modules, by module and file.
 func conversations(t testing.TB) map[string]string {
 	t.Helper()
 	files, err := filepath.Glob("../mod/*/testdata/*.txt")
@@ -46,8 +46,8 @@ var (
 	fromAttr = regexp.MustCompile(`^[^>]* from='([^']*)'`)
 )
 
-// byPair sorts what one step brought each client by who sent it: what two senders have sent may come in
-// either order (RFC 6120 §10.1), what one has sent may not.
+// byPair sorts what one step brought each client by sender: stanzas of two senders may come in either
+// order (RFC 6120 section 10.1), those of one may not.
 func byPair(text string) string {
 	lines := strings.Split(text, "\n")
 	key := func(l string) string {
@@ -68,13 +68,13 @@ func byPair(text string) string {
 	return strings.Join(lines, "\n")
 }
 
-// configured are the modules whose conversations are held with options of their own tests only, and why.
+// configured are the modules whose conversations need the options of their own tests, and why.
 var configured = map[string]string{
 	"contact":  "its addresses are what an operator has configured",
 	"starttls": "it needs a certificate, and a connection that makes a handshake",
 }
 
-// plain are the conversations that need nothing of the configuration, and register's.
+// plain returns the conversations that need no configuration, and those of register.
 func plain(t testing.TB) map[string]string {
 	all := conversations(t)
 	maps.DeleteFunc(all, func(name, _ string) bool {
@@ -84,7 +84,7 @@ func plain(t testing.TB) map[string]string {
 	return all
 }
 
-// A name that an exception has is that of a conversation, so that none stands here for what is gone.
+// Each name in the lists of exceptions is that of a conversation, so that no exception outlives it.
 func TestExceptions(t *testing.T) {
 	all := plain(t)
 	for _, list := range []map[string]string{notCarried, nowhereBound, notFlaky} {
@@ -96,7 +96,7 @@ func TestExceptions(t *testing.T) {
 	}
 }
 
-// optionsOf are those under which the module of a conversation runs it.
+// optionsOf returns the options with which a module plays a conversation.
 func optionsOf(name string) Options {
 	if strings.HasPrefix(name, "register/") {
 		return everything(Options{Hosts: []string{"localhost", "example.net"}})
@@ -121,17 +121,17 @@ func withKinds(opt Options) Options {
 	return opt
 }
 
-// ofAStart are what differs from one start of a server to the next, by intention: ids that are never
-// given twice, the time since the start, and which entities are in memory.
+// ofAStart are the values that differ by intention from one start of a server to the next: ids that are
+// never given twice, the time since the start, and which entities are in memory.
 var ofAStart = regexp.MustCompile(
 	`\(in memory: .*|<stanza-id xmlns='urn:xmpp:sid:0' id='[0-9a-z]{13}'|'(push|block)-\d+'| ver='\d+'|seconds='\d+'`)
 
-// notCarried are the conversations that are not held with another kernel, and why.
+// notCarried are the conversations that are not played with another kernel, and why.
 var notCarried = map[string]string{
 	"roster/roster": "it names a version of the roster that another start does not give",
 }
 
-// nowhereBound are the conversations that have no step before which all streams are bound, and why.
+// nowhereBound are the conversations without a step before which all streams are bound, and why.
 var nowhereBound = map[string]string{
 	"disco/caps":          "a stream that only looks at the features stays open",
 	"roster/rfc6121-2":    "a stream that looks at the features stays open, to log in at the end",
@@ -140,9 +140,8 @@ var nowhereBound = map[string]string{
 	"limits/limits":       "it is about a stream before its login",
 }
 
-// Every conversation reads the same where, before each step before which all streams are bound, all that
-// is in memory only is taken over by another kernel; also on a slow store. That is so before one step of
-// each at least.
+// Every conversation is the same if another kernel takes over before each step before which all streams
+// are bound; also on a slow store. Each conversation has at least one such step.
 func TestConversationsCarried(t *testing.T) {
 	for name, text := range plain(t) {
 		if notCarried[name] != "" {
@@ -168,7 +167,7 @@ func TestConversationsCarried(t *testing.T) {
 	}
 }
 
-// lateBy makes the delays of a slow store: 5 to 50 ms.
+// lateBy returns the delays of a slow store: 5 to 50 ms.
 func lateBy(seed uint64) func() time.Duration {
 	rnd := rand.New(rand.NewPCG(seed, 11))
 	return func() time.Duration {
@@ -176,8 +175,8 @@ func lateBy(seed uint64) func() time.Duration {
 	}
 }
 
-// Every conversation reads the same on a store that answers each read and each commit 5 to 50 ms late
-// (design §11.5): nobody is told a result before it is one, and nothing overtakes.
+// Every conversation is the same on a store that answers each read and each commit 5 to 50 ms late (design
+// section 11.5): no client gets a result before it is true, and the order stays.
 func TestConversationsOnSlowStore(t *testing.T) {
 	for name, text := range plain(t) {
 		t.Run(name, func(t *testing.T) {
@@ -185,7 +184,7 @@ func TestConversationsOnSlowStore(t *testing.T) {
 				opt := optionsOf(name)
 				opt.Slow, opt.Seed = lateBy(seed), seed
 				got, want := byPair(Converse(t, text, opt)), byPair(text)
-				if strings.HasPrefix(name, "room/") { // its timer is due by the server's own time, which ids then show
+				if strings.HasPrefix(name, "room/") { // its timer is due by the server's own time, which shows in ids
 					got, want = ofAStart.ReplaceAllString(got, "..."), ofAStart.ReplaceAllString(want, "...")
 				}
 				if got != want {

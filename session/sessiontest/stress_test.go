@@ -34,12 +34,12 @@ import (
 	"canto/xmlstream"
 )
 
-// How much the stress run does. CANTO_STRESS_SEED chooses what is done, CANTO_STRESS_SIZE how much of it: 1
-// takes some seconds, and .ci/run asks for more.
+// How much the stress run does. CANTO_STRESS_SEED chooses its actions, CANTO_STRESS_SIZE how many: 1 takes
+// some seconds, and .ci/run uses more.
 const (
 	stressUsers = 16 // accounts that are kicked and deleted, on each of two hosts
 	stressFans  = 72 // contacts of one account: more than 64, so that its presence is a broadcast of all loops
-	stressSteps = 40 // of each of these users, times the size
+	stressSteps = 40 // steps of each of these users, times the size
 	// stressPatience is how long anything that must happen may take on a busy machine.
 	stressPatience = 60 * time.Second
 	stressHost     = "one.example"
@@ -60,7 +60,7 @@ func stressNumber(t *testing.T, name string, otherwise uint64) uint64 {
 	return n
 }
 
-// A stress is a server whose loops are real, on ports of the loopback device, and what its clients have seen.
+// A stress is a server with real loops, on ports of the loopback device, and what its clients have seen.
 type stress struct {
 	t       *testing.T
 	srv     *server.Server
@@ -73,14 +73,14 @@ type stress struct {
 	rooms   bool // rooms.localhost is served
 }
 
-// fault is an invariant that does not hold. Any goroutine.
+// fault reports a broken invariant. Any goroutine.
 func (x *stress) fault(format string, args ...any) {
 	if x.said.Add(1) <= 20 {
 		x.t.Errorf(format, args...)
 	}
 }
 
-// A stressLog keeps the lines that tell of a panic.
+// A stressLog keeps the lines about panics.
 type stressLog struct {
 	mu     sync.Mutex
 	panics []string
@@ -105,7 +105,7 @@ func until(happened func() bool) bool {
 	return false
 }
 
-// newStress starts the server; with f, it has rooms, and f's occupants of them.
+// newStress starts the server. With f it has rooms, and f's occupants in them.
 func newStress(t *testing.T, f *far) *stress {
 	x := &stress{t: t, pace: make(chan struct{}, 1024)}
 	shelf := mod.All
@@ -148,8 +148,8 @@ func newStress(t *testing.T, f *far) *stress {
 	return x
 }
 
-// apply is a reload: each version has other options, so that every account is read again; other: the second
-// host is served.
+// apply reloads the server: each version has other options, so that every account is reloaded. other says
+// whether the second host is served.
 func (x *stress) apply(version int, other bool) {
 	limits := session.DefaultLimits()
 	limits.Rate = 0 // the test is not about floods
@@ -184,7 +184,7 @@ func (x *stress) apply(version int, other bool) {
 	}
 }
 
-// create makes an account.
+// create creates an account.
 func (x *stress) create(local, domain string) {
 	_, err := x.srv.DB.Accounts().Create(context.Background(), domain, local, testKeys().Encode())
 	if err != nil && !errors.Is(err, store.ErrExists) {
@@ -201,18 +201,18 @@ type stressClient struct {
 	x      *stress
 	full   string
 	bare   string
-	number int64 // of the stream: what it sends says so
+	number int64 // the number of the stream, which is in all that it sends
 	conn   net.Conn
 	parser *xmlstream.Parser
 	in     xmlstream.Stream
 	steady bool          // nothing may end it
-	ended  chan struct{} // closed when nothing comes any more
+	ended  chan struct{} // closed when the stream has ended
 
 	mu      sync.Mutex
 	asked   map[string]string // requests that are not answered, by id
-	maybe   map[string]bool   // those that another client may never answer
+	maybe   map[string]bool   // requests that another client may never answer
 	last    map[string]int    // number of the last message or presence, by kind and sending stream
-	twice   map[string]bool   // messages that have come
+	twice   map[string]bool   // messages that were received
 	got     map[string]int    // how many messages came, by sending stream
 	bounced int               // messages that came back
 	left    bool              // the client has ended the connection
@@ -224,7 +224,7 @@ type stressClient struct {
 
 var errRefused = errors.New("refused")
 
-// login opens a stream and binds it. A server that is told to refuse may do so, with a word about it.
+// login opens a stream and binds it. A server may refuse that with an error.
 func (x *stress) login(local, domain, resource string, steady bool) (*stressClient, error) {
 	conn, err := net.Dial("tcp", x.addr)
 	if err != nil {
@@ -262,7 +262,7 @@ func (c *stressClient) negotiate(local, domain, resource string) error {
 			c.in.Reset(0)
 		}
 		if _, err := io.WriteString(c.conn, st.send); err != nil {
-			return fmt.Errorf("%w: %v", errRefused, err) // the server has ended it before
+			return fmt.Errorf("%w: %v", errRefused, err) // the server has ended the stream before
 		}
 		e, err := c.next()
 		var ne net.Error
@@ -309,11 +309,11 @@ func (c *stressClient) next() (xmlstream.Element, error) {
 	}
 }
 
-// read takes what comes until the stream ends.
+// read handles what arrives until the stream ends.
 func (c *stressClient) read() {
 	defer close(c.ended)
 	defer c.conn.Close()
-	told := false // why it ends
+	told := false // whether the server has said why the stream ends
 	for {
 		e, err := c.next()
 		if err == nil {
@@ -343,7 +343,7 @@ func (c *stressClient) read() {
 	}
 }
 
-// take looks at one stanza.
+// take checks one stanza.
 func (c *stressClient) take(e xmlstream.Element) {
 	typ, id, from := attr(e, stanza.AttrType), attr(e, stanza.AttrID), attr(e, stanza.AttrFrom)
 	c.mu.Lock()
@@ -382,8 +382,8 @@ func (c *stressClient) take(e xmlstream.Element) {
 		if stream == "" {
 			return
 		}
-		// In order to one address: what was sent to a resource that has ended meanwhile goes to another one
-		// (RFC 6121 §8.5.3.2.1), behind what was sent to that.
+		// Messages to one address are in order. A message to a resource that has ended goes to another one (RFC
+		// 6121 section 8.5.3.2.1), after those that were sent to that one.
 		way := "message " + stream + " to " + attr(e, stanza.AttrTo)
 		if n <= c.last[way] {
 			c.x.fault("%s (stream %d) gets message %d of stream %s after its message %d (RFC 6120 §10.1): %s",
@@ -404,7 +404,7 @@ func (c *stressClient) take(e xmlstream.Element) {
 		if stream == "" {
 			return
 		}
-		// The same may come by a broadcast and in answer to a probe.
+		// The same presence may come by a broadcast and in answer to a probe.
 		if n < c.last["presence "+stream] {
 			c.x.fault("%s (stream %d) gets presence %d of stream %s after its presence %d (RFC 6120 §10.1): %s",
 				c.full, c.number, n, stream, c.last["presence "+stream], e.Raw())
@@ -481,7 +481,7 @@ func (c *stressClient) gone() bool {
 	}
 }
 
-// settle waits until every request is answered, or the stream has ended.
+// settle waits until every request is answered or the stream has ended.
 func (c *stressClient) settle() {
 	var open []string
 	if !until(func() bool {
@@ -530,7 +530,7 @@ func (c *stressClient) leave(how int) {
 	<-c.ended
 }
 
-// wander is one user's life: what it sends, to whom, and how it comes and goes.
+// wander is what one user does: what it sends, to which address, when it logs in and out.
 func (x *stress) wander(rnd *rand.Rand, me, steps int) {
 	var c *stressClient
 	name := func() (local, domain string) {
@@ -616,8 +616,7 @@ func (x *stress) wander(rnd *rand.Rand, me, steps int) {
 	}
 }
 
-// upset does to the server what an operator does, one thing for every few steps of the users, until they
-// are done.
+// upset does what an operator does, one action for every few steps of the users, until they are done.
 func (x *stress) upset(rnd *rand.Rand) {
 	version, other := 0, true
 	for n := 0; ; n++ {
@@ -657,7 +656,7 @@ func (x *stress) upset(rnd *rand.Rand) {
 				x.create(local, domain)
 			}
 		case 7:
-			x.ahead.Add(int64(10 * time.Second)) // accounts go cold
+			x.ahead.Add(int64(10 * time.Second)) // accounts leave memory
 			for i := range stressUsers {
 				x.create(fmt.Sprint("user", i), domain)
 			}
@@ -666,10 +665,10 @@ func (x *stress) upset(rnd *rand.Rand) {
 	x.apply(version, true)
 }
 
-// Users on several loops log in and out, write, ask and subscribe, while an operator kicks, reloads,
-// deletes accounts and takes a host away: nothing panics, each request has one answer or its stream has
-// ended, what one stream sends another arrives in order and once, streams that nothing may end do not, and
-// when all have left nothing is left.
+// Users on several loops log in and out, and send messages, requests and subscriptions, while an operator
+// kicks, reloads, deletes accounts and removes a host. No handler panics; each request has one answer or
+// its stream has ended; what one stream sends another arrives in order and once; streams that nothing may
+// end do not end; and when all have left, nothing is left in memory.
 func TestStress(t *testing.T) {
 	seed, size := stressNumber(t, "CANTO_STRESS_SEED", 1), int(stressNumber(t, "CANTO_STRESS_SIZE", 1))
 	x := newStress(t, nil)
@@ -719,7 +718,7 @@ func TestStress(t *testing.T) {
 	}
 	rest.Go(func() { x.upset(rand.New(rand.NewPCG(seed, 1000))) })
 	done := make(chan struct{})
-	sent := make(map[*stressClient]int) // messages of each, by the goroutine below
+	sent := make(map[*stressClient]int) // messages of each; only the goroutine below uses it
 	rest.Go(func() {
 		for i := 0; ; i++ {
 			select {
@@ -742,8 +741,8 @@ func TestStress(t *testing.T) {
 	close(x.pace)
 	rest.Wait()
 
-	// Who was there all the time has got everything. A presence may have met a full inbox: the last one
-	// does not.
+	// A client that was there all the time has got everything, except that a presence may have met a full
+	// inbox: the last one did not.
 	hub.settle()
 	hub.send(hub.show(""))
 	for i, c := range steady {
@@ -769,7 +768,7 @@ func TestStress(t *testing.T) {
 	x.flat()
 }
 
-// flat checks that nothing is left when all have left and time has passed.
+// flat checks that nothing is left when all clients have left and time has passed.
 func (x *stress) flat() {
 	var st session.Stats
 	if !until(func() bool {
@@ -800,7 +799,7 @@ func (x *stress) flat() {
 		x.fault("in memory are still %s", strings.Join(names, ", "))
 	}
 	if err := x.srv.DB.Accounts().Deleted(x.srv.DB, func(d store.DeletedAccount) bool {
-		if d.Domain == stressHost { // the other's wait for the next start, if it was away
+		if d.Domain == stressHost { // accounts of the other host wait for the next start, if it was removed
 			x.fault("the deleted %s@%s is not worked off", d.Local, d.Domain)
 		}
 		return true

@@ -7,10 +7,12 @@ import (
 	"canto/session/jid"
 )
 
-// SwapKernel puts a fresh kernel on the same store in the place of the one that runs, without its clients
-// noticing: every session is detached, all that entities have in memory only is written down and taken up
-// by the fresh kernel, and each client's session is given a stream again. It reports whether it could:
-// all streams are bound, and nothing is under way.
+// SwapKernel replaces the running kernel by another one on the same store, so that the clients see no
+// difference. It returns false, and does nothing, if a stream is not bound yet. Its steps:
+//
+//  1. Marshal what the entities have in memory only; all sessions hibernate.
+//  2. End the kernel, start another one on the store, and restore the entities.
+//  3. Resume each client's session on a new connection, in the order in which they were opened.
 func (s *Server) SwapKernel() bool {
 	s.TB.Helper()
 	s.Settle()
@@ -32,7 +34,7 @@ func (s *Server) SwapKernel() bool {
 		left = l.MarshalEntities(func(b []byte) { list = append(list, b) })
 	})
 	if left > 0 {
-		s.TB.Errorf("%d entities can't be written down", left)
+		s.TB.Errorf("%d entities can't be marshaled", left)
 	}
 	s.Settle()
 	s.Net.Halt()
@@ -56,13 +58,13 @@ func (s *Server) SwapKernel() bool {
 	return true
 }
 
-// runOn runs f on the loop of l, as something that came from outside.
+// runOn runs f on the loop of l, as a function that was posted from outside, and settles.
 func (s *Server) runOn(l *session.LoopRouter, f func(l *session.LoopRouter)) {
 	l.Loop.Post(func() { l.Enter(func() { f(l) }) })
 	s.Settle()
 }
 
-// attach gives the session of c, which rests, to another connection, as if nothing had happened.
+// attach resumes the hibernating session of c on a new connection of c.
 func (s *Server) attach(c *Client) {
 	full, err := jid.Parse(c.JID)
 	if err != nil {
@@ -81,10 +83,10 @@ func (s *Server) attach(c *Client) {
 	})
 	c.Open(full.Domain())
 	s.Settle()
-	c.conn.Received() // headers and features: not of the conversation
+	c.conn.Received() // headers and features are not of the conversation
 	s.runOn(st.LoopRouter(), func(*session.LoopRouter) {
 		st.Negotiation().Bind(func(a *session.Account, _ bool, _ error) {
-			if rests := a.Resource(full); rests == nil || !a.Resume(st.Negotiation(), rests) {
+			if sess := a.Resource(full); sess == nil || !a.Resume(st.Negotiation(), sess) {
 				s.TB.Errorf("%s has lost its session", full)
 			}
 		})

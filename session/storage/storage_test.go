@@ -20,8 +20,8 @@ func address(t *testing.T, s string) jid.JID {
 	return j
 }
 
-// A store that makes more entities than its disk keeps up with refuses, without waiting, as one that is full
-// does: so that the kernel answers resource-constraint (RFC 6120 §8.3.3.18).
+// A store that creates entities faster than its disk can reserve ids refuses without waiting, like a full
+// store, so that the kernel answers resource-constraint (RFC 6120 section 8.3.3.18).
 func TestNewEntityRefused(t *testing.T) {
 	held := make(chan struct{})
 	var hold atomic.Bool
@@ -54,8 +54,8 @@ func TestNewEntityRefused(t *testing.T) {
 	}
 }
 
-// The kernel finds entities of any kind by their address, in a snapshot, and accounts among them; of two that
-// are made under one address it is told which was not.
+// The kernel finds entities of any kind, accounts among them, by address in a snapshot. If two are created
+// at one address, the commit of one fails with an error that says so.
 func TestDirectory(t *testing.T) {
 	db, err := store.Open(store.Options{
 		Dir: "db", FS: store.NewMemFS(), CheckEvery: -1, Ballast: -1, MinFree: -1,

@@ -1,8 +1,11 @@
-// Package tomlstrict decodes TOML files in which every key must be known: the configuration of
-// canto, and the scenarios, servers, suites, requirements and profiles of canto-bench. An error is
-// about a line of the file; it says what is wrong there, and what was probably meant.
+// Package tomlstrict decodes TOML files in which every key must be known: the configuration of canto, and
+// the scenarios, servers, suites, requirements and profiles of canto-bench. An error has a line of the
+// file; it says what is wrong there, and which key was probably meant.
 //
-// [Decode] does all of it. [Check] and [Walk] are for programs with words of their own for errors.
+// [Decode] does all of it: it decodes a text into a struct and checks the limits in the tags of its
+// fields. Below it, [Check] compares the keys and values of a text with a type (types.go), [Walk] visits
+// the keys of a text with their lines (position.go), and [Line] finds the line of a key. Programs that
+// word their errors themselves use these. All functions may be called by any goroutine.
 package tomlstrict
 
 import (
@@ -21,7 +24,7 @@ type Mistake struct {
 	Why  string // one line
 }
 
-// Error is Why.
+// Error returns Why.
 func (m *Mistake) Error() string { return m.Why }
 
 // Named returns err as one line that begins with the file's name and, if it is known, the line.
@@ -33,10 +36,14 @@ func Named(file string, err error) error {
 	return fmt.Errorf("%s: %w", file, err)
 }
 
-// Decode reads text into v, a pointer to a struct. An error is a [Mistake] with its line and key. A
-// type that reads itself from text (encoding.TextUnmarshaler) must be written in quotes, since a
-// bare number has no unit. Number fields may have the tags "least" and "most", which a written
-// value must keep; with usual:"none" the error does not offer to leave the field out.
+// Decode decodes text into v, a pointer to a struct. Its steps: the decoder reads the text; Check compares
+// it with the type of v, which gives a better error than the decoder's; then the numbers are compared with
+// the limits in the tags.
+//
+// An error is a [Mistake] with its line and key. A type that decodes itself from text
+// (encoding.TextUnmarshaler) must be written in quotes, because a bare number has no unit. Number fields
+// may have the tags "least" and "most", limits for a written value; with usual:"none" the error does not
+// offer to leave the field out.
 func Decode(text []byte, v any) error {
 	err := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields().Decode(v)
 	var wrong *toml.DecodeError
@@ -58,12 +65,12 @@ func Decode(text []byte, v any) error {
 	return checkLeast(text, v)
 }
 
-// decoders is the decoder's text about a mistake, in one line.
+// decoders returns the decoder's text of an error, in one line.
 func decoders(e *toml.DecodeError) string {
 	return strings.ReplaceAll(strings.TrimPrefix(e.Error(), "toml: "), "\n", " ")
 }
 
-// Short is text of a file as an error repeats it: long text is cut.
+// Short returns a text of a file as an error shows it: long text is cut.
 func Short(s string) string {
 	const most = 40
 	if r := []rune(s); len(r) > most {
@@ -72,7 +79,7 @@ func Short(s string) string {
 	return s
 }
 
-// keys are those that a table of type t may have.
+// keys returns the keys that a table of type t may have.
 func keys(t reflect.Type) (all []string) {
 	for i := range t.NumField() {
 		f := t.Field(i)
@@ -87,9 +94,9 @@ func keys(t reflect.Type) (all []string) {
 	return all
 }
 
-// Nearest is the one of names that s was probably meant to be, the first of several that are as
-// near; "" if none is near. Of a short name one letter may be wrong, and of longer ones each third,
-// and one more. Two letters that have changed places are one mistake.
+// Nearest returns the one of names that s was probably meant to be: the first of those with the smallest
+// distance. It returns "" if none is near enough. In a short name one letter may be wrong, in a longer one
+// a third of the letters and one more. Two swapped letters count as one mistake.
 func Nearest(s string, names []string) (best string) {
 	const (
 		short   = 4   // letters: two of them may be another word
@@ -110,8 +117,8 @@ func Nearest(s string, names []string) (best string) {
 	return best
 }
 
-// distance is how many letters are to be added, taken away, replaced or swapped with their
-// neighbour to make b of a: the optimal string alignment distance.
+// distance returns how many letters must be inserted, deleted, replaced or swapped with their neighbour to
+// turn a into b: the optimal string alignment distance.
 func distance(a, b string) int {
 	rows := make([][]int, len(a)+1)
 	for i := range rows {

@@ -7,10 +7,9 @@ import (
 	"strings"
 )
 
-// checkLeast compares the numbers in text with the tags of v's fields: a written number must be at
-// least what the tag "least" says, and at most what the tag "most" says, both in the form of the
-// file. A key that text does not have keeps its default and is not checked; so a written 0 never
-// counts as not written.
+// checkLeast compares the numbers in text with the tags of v's fields. A written number must be at least
+// the tag "least", and at most the tag "most", if the field has one. Tags have the same form as values in
+// a file. A key that is not in text keeps its default and is not checked; a written 0 is checked.
 func checkLeast(text []byte, v any) error {
 	var found error
 	Walk(text, func(k Key) {
@@ -41,7 +40,7 @@ func checkLeast(text []byte, v any) error {
 	return found
 }
 
-// at is the field of v that path leads to.
+// at returns the field of v at the path, and its tags; false if there is none.
 func at(v reflect.Value, path Path) (f reflect.Value, field reflect.StructField, ok bool) {
 	for _, k := range path {
 		for v.Kind() == reflect.Pointer && !v.IsNil() {
@@ -68,7 +67,7 @@ func at(v reflect.Value, path Path) (f reflect.Value, field reflect.StructField,
 	return v, field, true
 }
 
-// named is the field of struct v with a name in TOML; fields of embedded structs are searched, too.
+// named returns the field of the struct v with the TOML name. It searches embedded structs too.
 func named(v reflect.Value, name string) (reflect.Value, reflect.StructField, bool) {
 	t := v.Type()
 	for i := range t.NumField() {
@@ -86,6 +85,7 @@ func named(v reflect.Value, name string) (reflect.Value, reflect.StructField, bo
 	return v, reflect.StructField{}, false
 }
 
+// numberOf returns the value of a number; false for any other value.
 func numberOf(v reflect.Value) (float64, bool) {
 	switch {
 	case v.CanInt():
@@ -96,7 +96,7 @@ func numberOf(v reflect.Value) (float64, bool) {
 	return 0, false
 }
 
-// limitOf reads a tag as a value of type t. It panics if it can't: tags are the program's own.
+// limitOf parses a tag as a value of type t. It panics if that fails: tags are part of the program.
 func limitOf(t reflect.Type, tag string) float64 {
 	v := reflect.New(t)
 	var err error

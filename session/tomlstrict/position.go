@@ -6,11 +6,11 @@ import (
 	"github.com/pelletier/go-toml/v2/unstable"
 )
 
-// A Path leads to a value of a file. It has the names of keys, as strings, and the numbers of
-// tables in a list, as ints from 0: "phase", 1, "do", 0, "rate".
+// A Path names a value of a file: the keys, as strings, and the numbers of tables in a list, as ints from
+// 0: "phase", 1, "do", 0, "rate".
 type Path []any
 
-// Names are the keys of p without the numbers of tables.
+// Names returns the keys of p without the numbers.
 func (p Path) Names() (names []string) {
 	for _, k := range p {
 		if name, ok := k.(string); ok {
@@ -20,21 +20,21 @@ func (p Path) Names() (names []string) {
 	return names
 }
 
-// A Misplaced is an error about the value at a path, without its line. [Placed] makes a [Mistake]
-// of it where the text is known.
+// A Misplaced is an error about the value at a path. Its line is not known: [Placed] makes it a [Mistake]
+// with a line.
 type Misplaced struct {
 	Path Path   // where it is
 	Why  string // one line
 }
 
-// Error is Why.
+// Error returns Why.
 func (m *Misplaced) Error() string { return m.Why }
 
 // At returns a [Misplaced].
 func At(path Path, format string, a ...any) error { return &Misplaced{path, fmt.Sprintf(format, a...)} }
 
-// Placed returns err with its line: a [Misplaced] becomes a [Mistake] at the line of [Line]. Any
-// other error is returned as it is.
+// Placed returns err as a [Mistake] at the line of its path, if it is a [Misplaced]. Any other error is
+// returned unchanged. text must be TOML.
 func Placed(text []byte, err error) error {
 	m, ok := err.(*Misplaced)
 	if !ok {
@@ -43,8 +43,8 @@ func Placed(text []byte, err error) error {
 	return &Mistake{Line(text, m.Path), m.Why}
 }
 
-// Line is the line, from 1, of the key or table at path. If text, which must be TOML, does not have
-// it, it is the line of the innermost table around it that text has, and 0 if there is none.
+// Line returns the line, from 1, of the key or table at path in text, which must be TOML. If there is
+// none, it returns the line of the innermost table around it that text has, or 0.
 func Line(text []byte, path Path) (line int) {
 	best := 0
 	Walk(text, func(k Key) {
@@ -62,14 +62,14 @@ func Line(text []byte, path Path) (line int) {
 // A Key is a key or a table as it is written in a text.
 type Key struct {
 	Path   Path           // its full name
-	Line   int            // of the last part of its name, from 1
+	Line   int            // the line of the last part of its name, from 1
 	Column int            // where its name ends, from 1
-	Value  *unstable.Node // nil for the header of a table; good during the call
+	Value  *unstable.Node // nil for the header of a table; valid during the call
 
 	parser *unstable.Parser
 }
 
-// lineOf is the line of a node of k's value; k's own line where the parser does not know it.
+// lineOf returns the line of a node of k's value, or k's own line if the parser does not know it.
 func (k Key) lineOf(n *unstable.Node) int {
 	if n.Raw.Length == 0 {
 		return k.Line
@@ -77,12 +77,12 @@ func (k Key) lineOf(n *unstable.Node) int {
 	return k.parser.Shape(n.Raw).Start.Line
 }
 
-// Walk calls f for each table and each key of text, which must be TOML, in their order. Keys of
-// inline tables follow the key that has the table.
+// Walk calls f for each table and each key of text, which must be TOML, in the order of the text. The keys
+// of an inline table come after the key that has the table.
 //
-// It goes through the parser's expressions. A header sets the section, with the number of the table
-// if it is one of a list; a key is visited with the section before its name, then the keys of
-// inline tables in its value, also in arrays.
+// Its steps, for each expression of the parser: a header of a table sets the section, with the number of
+// the table if it is one of a list; a key is passed to f with the section before its name; then the keys
+// of inline tables in its value follow, also those in arrays.
 func Walk(text []byte, f func(Key)) {
 	var p unstable.Parser
 	p.Reset(text)

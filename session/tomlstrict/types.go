@@ -9,11 +9,11 @@ import (
 	"github.com/pelletier/go-toml/v2/unstable"
 )
 
-// unmarshaler is the interface of types that read themselves from text.
+// unmarshaler is the interface of types that decode themselves from text.
 var unmarshaler = reflect.TypeFor[encoding.TextUnmarshaler]()
 
-// An Unquoted is a type that reads itself from text (encoding.TextUnmarshaler), and may be written
-// as an integer, too.
+// An Unquoted is a type that decodes itself from text (encoding.TextUnmarshaler), and that may also be
+// written as an integer.
 type Unquoted interface {
 	// Unquoted marks the type. It is not called.
 	Unquoted()
@@ -45,12 +45,12 @@ type Mismatch struct {
 	Err     error        // BadText: the error of the type
 }
 
-// Check compares the tables, keys and values of text, which must be TOML, with a value of type t
-// that it is to be decoded into. It returns the first key that does not fit, nil if all do.
+// Check compares the tables, keys and values of text, which must be TOML, with the type t. It returns the
+// first key that does not fit, or nil.
 //
-// For each key it goes down from t by the names of the path: through fields, maps and lists of
-// tables. A name that the struct does not have, or a table where there is none, is the mismatch.
-// Then it compares the kind of the value. An interface takes everything.
+// For each key it goes from t along the path, through fields, maps and lists of tables. A name that a
+// struct does not have, or a table at a place of another type, is a mismatch. Then it compares the kind of
+// the value. An interface accepts everything.
 func Check(text []byte, t reflect.Type) (found *Mismatch) {
 	Walk(text, func(k Key) {
 		if found == nil {
@@ -60,8 +60,8 @@ func Check(text []byte, t reflect.Type) (found *Mismatch) {
 	return found
 }
 
-// check is Check of one key: it goes down from t by the parts of the path, and compares the kind of
-// the value.
+// check is Check of one key. Its steps: go from t along the path to the type of the key, or return the
+// mismatch on the way; then compare the value, or the table, with that type.
 func check(k Key, t reflect.Type) *Mismatch {
 	for i, part := range k.Path {
 		name, isName := part.(string)
@@ -114,8 +114,8 @@ func isTables(t reflect.Type) bool {
 	return t.Kind() == reflect.Slice && below(t.Elem()).Kind() == reflect.Struct && !ReadsText(below(t.Elem()))
 }
 
-// compare reports whether value, of key k, can be one of type t. If not, it fills in m. Elements of
-// a list are compared one by one. Keys of an inline table are not: Walk visits them, too.
+// compare reports whether value, of key k, fits the type t. If not, it fills in m. It compares the
+// elements of a list, but not the keys of an inline table: Walk visits those.
 func (m *Mismatch) compare(k Key, value *unstable.Node, t reflect.Type) bool {
 	t = below(t)
 	kind := value.Kind
@@ -160,7 +160,7 @@ func (m *Mismatch) compare(k Key, value *unstable.Node, t reflect.Type) bool {
 	return kind == unstable.Integer
 }
 
-// why is m as [Decode] words it.
+// why returns the error text of m for Decode.
 func (m *Mismatch) why() string {
 	key := keyOf(m.Path)
 	switch m.Problem {
@@ -181,7 +181,7 @@ func (m *Mismatch) why() string {
 	return fmt.Sprintf("%s is a TOML %s, and must be %s", key, m.Found, wanted(m.Type))
 }
 
-// below is the type that t points to, through all pointers.
+// below returns the type that t points to, through all pointers.
 func below(t reflect.Type) reflect.Type {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
@@ -189,11 +189,11 @@ func below(t reflect.Type) reflect.Type {
 	return t
 }
 
-// ReadsText reports whether a value of type t reads itself from text (encoding.TextUnmarshaler): it
-// is written in quotes.
+// ReadsText reports whether a value of type t decodes itself from text (encoding.TextUnmarshaler). Such a
+// value is written in quotes.
 func ReadsText(t reflect.Type) bool { return reflect.PointerTo(t).Implements(unmarshaler) }
 
-// keyOf is the last name of a path.
+// keyOf returns the last name of a path.
 func keyOf(path Path) string {
 	for i := len(path) - 1; i >= 0; i-- {
 		if s, ok := path[i].(string); ok {
@@ -203,13 +203,13 @@ func keyOf(path Path) string {
 	return "the file"
 }
 
-// field is the type of the field of struct t that TOML calls name.
+// field returns the type of the field of the struct t with the TOML name.
 func field(t reflect.Type, name string) (reflect.Type, bool) {
 	_, f, ok := named(reflect.New(t).Elem(), name)
 	return f.Type, ok && name != ""
 }
 
-// unknown says that there is no key of a name, which is shown shortened, and which was probably meant.
+// unknown returns the error text for an unknown key: shown is its shortened name.
 func unknown(shown, name string, known []string) string {
 	why := fmt.Sprintf("there is no key %q", shown)
 	if near := Nearest(name, known); near != "" {
@@ -218,14 +218,14 @@ func unknown(shown, name string, known []string) string {
 	return why + ": one of " + strings.Join(known, ", ")
 }
 
-// kinds are TOML's kinds of values, as errors call them.
+// kinds are the names of TOML's kinds of values in errors.
 var kinds = map[unstable.Kind]string{unstable.String: "string", unstable.Bool: "boolean",
 	unstable.Integer: "integer",
 	unstable.Float:   "float", unstable.Array: "array", unstable.InlineTable: "inline table",
 	unstable.DateTime:  "date",
 	unstable.LocalDate: "date", unstable.LocalTime: "time", unstable.LocalDateTime: "date"}
 
-// wanted is how a value of type t is written.
+// wanted says how a value of type t is written.
 func wanted(t reflect.Type) string {
 	switch t = below(t); {
 	case ReadsText(t) || t.Kind() == reflect.String:

@@ -1,4 +1,5 @@
-// Package wallclock gives modules the time of day: for ids and stamps, never for deadlines.
+// Package wallclock gives modules the time of day, for ids and time stamps. It may jump, so deadlines use
+// the loop's ticks instead: see [session.LoopRouter.After].
 package wallclock
 
 import (
@@ -7,10 +8,11 @@ import (
 	"canto/session"
 )
 
-// A Clock is the wall clock; the process gives it to all modules.
+// A Clock returns the time of day. The process gives it to modules as a [session.Dependency]; any
+// goroutine may call it.
 type Clock func() time.Time
 
-// Of is the process's clock.
+// Of returns the process's clock. It panics if the process has given none. In Load only.
 func Of(api *session.API) Clock {
 	c, ok := session.Lookup[Clock](api)
 	if !ok {
@@ -19,5 +21,5 @@ func Of(api *session.API) Clock {
 	return c
 }
 
-// Timestamp is t as XEP-0082 writes it, in UTC.
+// Timestamp returns t in UTC, in the form of XEP-0082.
 func Timestamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05Z") }

@@ -19,9 +19,6 @@ import (
 	"canto/session/mod"
 )
 
-// unread are folders and pages whose comments and lines are still the old ones. The list only gets shorter.
-var unread = []string{"session/mod", "session/sessiontest", "session/storage", "session/wallclock"}
-
 // columns is how many columns a line of Go may have; a tab is one.
 const columns = 110
 
@@ -41,9 +38,6 @@ func personIn(text string) string {
 // does something. A literal that is one word is a name, as of a user of the system.
 func TestPersons(t *testing.T) {
 	for _, s := range sources(t) {
-		if within(s.path, unread) {
-			continue
-		}
 		say := func(at token.Pos, text string) {
 			if p := personIn(text); p != "" {
 				t.Errorf("%s: %q is for persons: name the client, connection, goroutine that is meant",
@@ -67,7 +61,7 @@ func TestPersons(t *testing.T) {
 		})
 	}
 	for _, page := range pages(t) {
-		if page == glossary || within(page, unread) { // the glossary lists the words
+		if page == glossary { // it lists the words
 			continue
 		}
 		for i, line := range strings.Split(read(t, page), "\n") {
@@ -128,9 +122,6 @@ func TestPersonIn(t *testing.T) {
 // tags of fields can't be broken.
 func TestColumns(t *testing.T) {
 	for _, s := range sources(t) {
-		if within(s.path, unread) {
-			continue
-		}
 		free := make(map[int]bool)
 		ast.Inspect(s.file, func(n ast.Node) bool {
 			if b, ok := n.(*ast.BasicLit); ok && b.Kind == token.STRING && b.Value[0] == '`' {
@@ -159,9 +150,6 @@ func TestExportedNamesHaveComments(t *testing.T) {
 		}
 		n, without := undocumented(s)
 		seen += n
-		if within(s.path, unread) {
-			continue
-		}
 		for _, w := range without {
 			t.Errorf("%s has no comment: say what it means, its unit, which goroutine may call, its source", w)
 		}

@@ -1,10 +1,17 @@
-// Package bind gives an authenticated stream its resource, and so its session (RFC 6120 §7).
+// Package bind implements resource binding (RFC 6120 section 7): it gives an authenticated stream its
+// resource, and with it a session.
 //
-//	C: <iq type='set' id='b'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>orchard</resource></bind></iq>
-//	S: <iq type='result' id='b'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><jid>romeo@localhost/orchard</jid></bind></iq>
+//	C: <iq type='set' id='b'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'>
+//	     <resource>orchard</resource></bind></iq>
+//	S: <iq type='result' id='b'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'>
+//	     <jid>romeo@localhost/orchard</jid></bind></iq>
 //
-// State: the session itself. Stored: nothing. The account's resident set is read before the session
-// is made, so that its chains can run from the first stanza on.
+// The kernel loads the account's resident set before it makes the session, so that the account's chains
+// can run for the first stanza.
+//
+// In memory: the session itself, which is the kernel's. Stored: nothing.
+//
+// Hooks: none. A stream feature, and an iq handler that refuses a second bind.
 package bind
 
 import (
@@ -17,7 +24,7 @@ import (
 	"canto/xmlstream"
 )
 
-// Manifest is how the loader knows this module.
+// Manifest describes this module to the loader.
 var Manifest = session.Manifest{
 	Name:    "bind",
 	Spec:    "RFC 6120 section 7",
@@ -30,25 +37,29 @@ var Manifest = session.Manifest{
 	New:      func() session.Module { return new(module) },
 }
 
+// ns is the namespace of resource binding.
 const ns = "urn:ietf:params:xml:ns:xmpp-bind"
 
+// The names of the elements of resource binding.
 var (
 	bindName     = xmlstream.N(ns, "bind")
 	resourceName = xmlstream.N(ns, "resource")
 	jidName      = xmlstream.N(ns, "jid")
 )
 
-// ResourceGenerator makes the name of a resource for a client that asks for none: 64 random bits.
+// A ResourceGenerator makes the name of a resource for a client that asks for none: 64 random bits. The
+// process gives it to the module as a [session.Dependency]; any loop calls it.
 type ResourceGenerator func() string
 
-// Options are the module's section of the configuration.
+// Options is the module's section of the configuration.
 type Options struct {
-	// Conflict says what happens when the resource is in use (RFC 6120 §7.7.2.2): "kick" ends the
-	// older session, "refuse" answers conflict, "rename" gives the newer another name.
+	// Conflict says what happens if another session has the resource (RFC 6120 section 7.7.2.2): "kick" ends
+	// the older session, "refuse" answers the newer client with conflict, "rename" gives the newer session
+	// another resource.
 	Conflict string `toml:"conflict"`
 }
 
-// Check is [session.OptionChecker].
+// Check implements [session.OptionChecker].
 func (o *Options) Check() (key, why string) {
 	switch o.Conflict {
 	case "kick", "refuse", "rename":
@@ -57,13 +68,16 @@ func (o *Options) Check() (key, why string) {
 	return "conflict", fmt.Sprintf("%q: it is kick, refuse or rename", o.Conflict)
 }
 
+// A module is the module of one profile. It does not change after Load.
 type module struct {
 	opt         Options
 	newResource ResourceGenerator
 }
 
+// defaultOptions returns the options of a configuration that does not mention the module.
 func defaultOptions() Options { return Options{Conflict: "kick"} }
 
+// Load implements [session.Module]. It fails if the process has given no [ResourceGenerator].
 func (m *module) Load(api *session.API) error {
 	m.opt = defaultOptions()
 	if err := api.Decode(&m.opt); err != nil {
@@ -71,7 +85,7 @@ func (m *module) Load(api *session.API) error {
 	}
 	var ok bool
 	if m.newResource, ok = session.Lookup[ResourceGenerator](api); !ok {
-		return errors.New("nobody gave a source of resource names")
+		return errors.New("the process has given no generator of resource names")
 	}
 	api.Hooks.Features = append(api.Hooks.Features, session.StreamFeature{
 		Name:    bindName,
@@ -81,13 +95,16 @@ func (m *module) Load(api *session.API) error {
 		Offer:   func(_ session.Negotiation, a *xmlstream.Appender) { a.Open(bindName).Close() },
 		Handle:  m.bind,
 	})
-	// A second bind on a bound stream is refused (RFC 6120 §7.1).
+	// A stream has one resource: a second bind is answered with not-allowed (RFC 6120 section 7.1).
 	api.Hooks.OnIQ(api.Module, true, bindName, func(ev *session.Stanza) session.Verdict {
 		return ev.Fail(stanza.NotAllowed)
 	}, session.ToSelf, session.ToHost)
 	return nil
 }
 
+// bind handles the bind request of a stream. A resource that is no valid resourcepart is replaced by a
+// generated one, rather than refused (RFC 6120 section 7.7.2.1). The session is made by finish when the
+// account is in memory. On the stream's loop, under no lock.
 func (m *module) bind(st session.Negotiation, iq xmlstream.Element) {
 	idBytes, _ := iq.Attr(stanza.AttrID)
 	id := string(idBytes)
@@ -102,7 +119,7 @@ func (m *module) bind(st session.Negotiation, iq xmlstream.Element) {
 		}
 	}
 	full, err := st.Peer().WithResource(want)
-	if want == "" || err != nil { // RFC 6120 §7.7.2.1: rather than refuse what can't be prepared
+	if want == "" || err != nil {
 		full, err = st.Peer().WithResource(m.newResource())
 	}
 	if err != nil {
@@ -119,13 +136,17 @@ func (m *module) bind(st session.Negotiation, iq xmlstream.Element) {
 			return
 		}
 		if !exists {
-			st.Close(session.ErrNotAuthorized) // deleted since SASL
+			st.Close(session.ErrNotAuthorized) // the account was deleted since SASL
 			return
 		}
 		m.finish(st, a, id, full)
 	})
 }
 
+// finish makes the session, answers the request and then adds the session to the account. The answer is
+// written first, so that it comes before any stanza to the new session. Errors are answered: conflict,
+// resource-constraint for too many sessions, or internal-server-error. Under the account's lock, on the
+// loop of st.
 func (m *module) finish(st session.Negotiation, a *session.Account, id string, full jid.JID) {
 	s, err := a.Bind(st, full, m.opt.Conflict != "kick")
 	if errors.Is(err, session.ErrResourceConflict) && m.opt.Conflict == "rename" {
@@ -152,4 +173,5 @@ func (m *module) finish(st session.Negotiation, a *session.Account, id string, f
 	a.AddSession(st, s)
 }
 
+// refuse answers the bind request id with a stanza error. The client may try again.
 func refuse(st session.Negotiation, id string, c stanza.Condition) { st.FailIQ(id, c) }

@@ -9,7 +9,7 @@ import (
 
 func TestConversations(t *testing.T) { sessiontest.Run(t, "testdata", sessiontest.Options{}) }
 
-// The other two ways to settle a conflict of resources (RFC 6120 §7.7.2.2).
+// The options refuse and rename for a resource that another session has (RFC 6120 section 7.7.2.2).
 func TestConflict(t *testing.T) {
 	for _, policy := range []string{"refuse", "rename"} {
 		t.Run(policy, func(t *testing.T) {

@@ -13,8 +13,8 @@ import (
 
 func TestConversations(t *testing.T) { sessiontest.Run(t, "testdata", sessiontest.Options{}) }
 
-// XEP-0191 §3.3: a list has a limit of addresses and one of bytes, for all requests together, and can be
-// read in one answer; what is on it already costs nothing again.
+// XEP-0191 section 3.3: a block list has a limit of addresses and a limit of bytes. Both hold for all
+// requests together. The list fits into one answer, and an address that is on it already costs nothing.
 func TestLimits(t *testing.T) {
 	lim := session.DefaultLimits()
 	lim.Rate, lim.RateBurst = 64<<20, 64<<20
@@ -36,7 +36,7 @@ func TestLimits(t *testing.T) {
 			t.Fatalf("address %d: %.200s", i, got)
 		}
 	}
-	if kept < 40 || kept > 52 { // 5 kB each, as they are sent
+	if kept < 40 || kept > 52 { // each takes 5 kB of XML
 		t.Errorf("%d addresses of 5 kB are kept", kept)
 	}
 	if got := block(long(0)); !strings.Contains(got, "type='result'") {

@@ -11,7 +11,7 @@ import (
 	"canto/session/jid"
 )
 
-// naive is XEP-0191 §6 word for word: the list, address by address.
+// naive matches an address as XEP-0191 section 6 describes it: against each address of the list.
 func naive(list []jid.JID, j jid.JID) bool {
 	for _, o := range list {
 		l, d, r := o.Parts()
@@ -23,8 +23,8 @@ func naive(list []jid.JID, j jid.JID) bool {
 	return false
 }
 
-// Four look-ups find what reading the whole list finds (XEP-0191 §6: full JID, bare JID, domain with
-// resource, domain).
+// Four look-ups give the same result as comparing with the whole list (XEP-0191 section 6: full JID, bare
+// JID, domain with resource, domain).
 func TestMatch(t *testing.T) {
 	part := func(t *rapid.T, name string, of ...string) string { return rapid.SampledFrom(of).Draw(t, name) }
 	address := func(t *rapid.T) jid.JID {
@@ -44,8 +44,8 @@ func TestMatch(t *testing.T) {
 	})
 }
 
-// A stanza costs four look-ups, not the length of the list, and no memory: they are made for each stanza,
-// and for each contact of a broadcast.
+// Matching costs four look-ups whatever the length of the list, and allocates nothing: it is done for each
+// stanza, and for each contact of a broadcast.
 func TestMatchCosts(t *testing.T) {
 	var b blockList
 	var list []jid.JID

@@ -1,9 +1,13 @@
-// Package contact says whom to ask about the server (XEP-0157), as a form in its service discovery.
+// Package contact implements contact addresses for XMPP services (XEP-0157): a form in the server's
+// service discovery that names the addresses for questions about the server.
 //
-//	<x xmlns='jabber:x:data' type='result'><field var='FORM_TYPE' type='hidden'><value>http://jabber.org/network/serverinfo</value></field>
+//	<x xmlns='jabber:x:data' type='result'><field var='FORM_TYPE' type='hidden'>
+//	  <value>http://jabber.org/network/serverinfo</value></field>
 //	<field var='abuse-addresses'><value>mailto:abuse@localhost</value></field></x>
 //
-// State: none. Stored: nothing. Options: lists of URIs, [module.contact] abuse = ["mailto:..."].
+// The configuration has lists of URIs: [module.contact] abuse = ["mailto:..."].
+//
+// In memory: nothing. Stored: nothing. Hooks: none; the form is given to module disco in Load.
 package contact
 
 import (
@@ -15,7 +19,7 @@ import (
 	"canto/session/mod/disco"
 )
 
-// Manifest is how the loader knows this module.
+// Manifest describes this module to the loader.
 var Manifest = session.Manifest{
 	Name:     "contact",
 	Spec:     "XEP-0157 1.1.1",
@@ -26,8 +30,10 @@ var Manifest = session.Manifest{
 	New:      func() session.Module { return new(module) },
 }
 
-// Options are the module's section of the configuration.
+// Options is the module's section of the configuration: a list of URIs for each field of XEP-0157 section
+// 2.
 type Options struct {
+	// Each list has the addresses for one purpose; an empty list is left out of the form.
 	Abuse    []string `toml:"abuse"`
 	Admin    []string `toml:"admin"`
 	Feedback []string `toml:"feedback"`
@@ -37,7 +43,7 @@ type Options struct {
 	Support  []string `toml:"support"`
 }
 
-// Check is [session.OptionChecker].
+// Check implements [session.OptionChecker]: each address must be a URI with a scheme.
 func (o *Options) Check() (key, why string) {
 	for _, f := range o.fields() {
 		for _, u := range f.list {
@@ -50,19 +56,23 @@ func (o *Options) Check() (key, why string) {
 	return "", ""
 }
 
-// A field is one of the form of XEP-0157, less "-addresses".
+// A field is one field of the form: name is its variable without "-addresses".
 type field struct {
 	name string
 	list []string
 }
 
+// fields returns the fields in the order of the form.
 func (o *Options) fields() []field {
 	return []field{{"abuse", o.Abuse}, {"admin", o.Admin}, {"feedback", o.Feedback}, {"sales", o.Sales},
 		{"security", o.Security}, {"status", o.Status}, {"support", o.Support}}
 }
 
+// A module is the module of one profile. It is used in Load only.
 type module struct{ opt Options }
 
+// Load implements [session.Module]: it adds the form to module disco, if there is any address. It fails if
+// module disco is not loaded.
 func (m *module) Load(api *session.API) error {
 	if err := api.Decode(&m.opt); err != nil {
 		return err

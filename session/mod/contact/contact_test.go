@@ -47,7 +47,7 @@ func TestNoURI(t *testing.T) {
 	}
 }
 
-// fake is service discovery without what it needs.
+// fake provides module disco without the modules that it requires.
 var fake = session.Manifest{Name: "disco", Provides: []session.Feature{"disco"}, New: func() session.Module {
 	return fakeDisco{}
 }}

@@ -1,15 +1,23 @@
-// Package disco says what the server and its accounts are and can do (XEP-0030), and sums it up in the
-// stream features (XEP-0115).
+// Package disco implements service discovery (XEP-0030) and the server's entity capabilities (XEP-0115).
 //
 //	C: <iq type='get' id='1' to='localhost'><query xmlns='http://jabber.org/protocol/disco#info'/></iq>
-//	S: <iq type='result' id='1' from='localhost' to='romeo@localhost/orchard'><query xmlns='http://jabber.org/protocol/disco#info'>
-//	   <identity category='server' type='im' name='Canto'/><feature var='urn:xmpp:ping'/>...</query></iq>
+//	S: <iq type='result' id='1' from='localhost' to='romeo@localhost/orchard'>
+//	     <query xmlns='http://jabber.org/protocol/disco#info'>
+//	       <identity category='server' type='im' name='Canto'/><feature var='urn:xmpp:ping'/>...</query></iq>
 //
-// State: none. Stored: nothing. What modules advertise is in the profile. An account tells only its owner
-// and those who get its presence; to all others it does not exist. What entities of other kinds tell,
-// their modules say: see [Kind]. The domain of a service host tells besides what the modules of the host
-// advertise; where no module has made an entity of it, it is a generic component (XEP-0030 §3.1). The
-// items of a host are the service hosts below it, by name.
+// What answers. A host lists the features that its modules advertise (session.API.Advertise, kept in the
+// profile), and as its items the service hosts below it. An account answers only its owner and the
+// contacts with a subscription; to any other client it does not exist. What entities of other kinds answer
+// is in a [Kind], which their modules fill in. The domain of a service host also lists what the modules of
+// the host advertise; if no module has made an entity of it, it is a generic component (XEP-0030 section
+// 3.1).
+//
+// In memory: two caches for the whole profile, the verification string and the index of service hosts.
+// Stored: nothing.
+//
+// Hooks: iq handlers for the host, for accounts and for entities of other kinds, under the lock of the
+// entity; Absent, which answers for addresses without an account, under no lock. The stream features have
+// the server's capabilities.
 package disco
 
 import (
@@ -28,7 +36,7 @@ import (
 	"canto/xmlstream"
 )
 
-// Manifest is how the loader knows this module.
+// Manifest describes this module to the loader.
 var Manifest = session.Manifest{
 	Name:    "disco",
 	Spec:    "XEP-0030 2.5.0, XEP-0115 1.6.0",
@@ -41,6 +49,7 @@ var Manifest = session.Manifest{
 	New:      func() session.Module { return new(Service) },
 }
 
+// The namespaces, and the node of the server's capabilities.
 const (
 	nsInfo   = "http://jabber.org/protocol/disco#info"
 	nsItems  = "http://jabber.org/protocol/disco#items"
@@ -50,6 +59,8 @@ const (
 	capsNode = "urn:canto:server"
 )
 
+// The names of the elements and attributes. Those that begin with rsm are of result set management
+// (XEP-0059).
 var (
 	info     = xmlstream.N(nsInfo, "query")
 	items    = xmlstream.N(nsItems, "query")
@@ -73,43 +84,46 @@ var (
 	hashAttr  = xmlstream.N("", "hash")
 )
 
-// A Form is extended information (XEP-0128): what Type defines, with its values.
+// A Form is extended information (XEP-0128): a data form.
 type Form struct {
-	Type   string
-	Fields []Field
+	Type   string  // the value of FORM_TYPE, which defines the fields
+	Fields []Field // without FORM_TYPE
 }
 
-// A Field is one of a Form.
+// A Field is one field of a Form.
 type Field struct {
-	Var    string
-	Values []string
+	Var    string   // its name
+	Values []string // its values
 }
 
-// A Service is the module of one profile; modules that have a Form to add find it.
+// A Service is the module of one profile. [session.Lookup] gives it to modules that add a Form or a [Kind]
+// in Load. After Load only the two caches change; any loop uses it.
 type Service struct {
-	about        session.About
+	about session.About
+	// Forms are the forms of the host. Modules append to it in Load.
 	Forms        []Form
 	verCache     atomic.Pointer[cachedVer]
 	table        *session.Table
 	serviceCache atomic.Pointer[serviceIndex]
-	kinds        map[session.KindID]*Kind // not changed after Load
-	// domain is what a service host says of itself where no module has made an entity of its domain.
+	kinds        map[session.KindID]*Kind // does not change after Load
+	// domain is the answer of a service host of whose domain no module has made an entity.
 	domain Kind
 }
 
-// A version is what ver made of a profile, which does not change once it is loaded.
+// A cachedVer is the verification string of a profile. A profile does not change once it is loaded, so
+// neither does the string.
 type cachedVer struct {
 	profile *session.Profile
 	ver     string
 }
 
-// Load adds the handlers and offers the Service.
+// Load implements [session.Module]: it adds the handlers and provides the Service.
 func (m *Service) Load(api *session.API) error {
 	m.about, _ = session.Lookup[session.About](api)
 	m.table = api.Router.Table
 	m.domain = Kind{Identities: []Identity{{Category: "component", Type: "generic", Name: m.about.Name}},
 		Features: []string{nsInfo, nsItems}}
-	api.Advertise(nsCaps, nsInfo, nsItems) // XEP-0115 §7: who has caps says so
+	api.Advertise(nsCaps, nsInfo, nsItems) // an entity with capabilities lists them (XEP-0115 section 7)
 	api.AdvertiseAccount(nsInfo, nsItems)
 	api.Hooks.OnIQ(api.Module, false, info, m.hostInfo, session.ToHost)
 	api.Hooks.OnIQ(api.Module, false, items, m.hostItems, session.ToHost)
@@ -134,7 +148,8 @@ func (m *Service) Load(api *session.API) error {
 	return nil
 }
 
-// ver is the verification string (XEP-0115 §5.1).
+// ver returns the verification string of the host (XEP-0115 section 5.1): a hash of its identity, features
+// and forms. It is computed once for each profile. Any loop may call it.
 func (m *Service) ver(p *session.Profile) string {
 	if v := m.verCache.Load(); v != nil && v.profile == p {
 		return v.ver
@@ -165,14 +180,15 @@ func (m *Service) ver(p *session.Profile) string {
 	return v.ver
 }
 
-// serviceIndex are the service hosts below each host where users log in, sorted, by that host's name.
+// A serviceIndex has, for each host where users log in, the sorted names of the service hosts below it.
 type serviceIndex struct {
-	hosts map[string]*session.Host // the hosts that were looked at: the table makes another map with each change
-	list  map[string][]string
+	hosts map[string]*session.Host // the hosts that it was made from; the table makes a new map for a change
+	list  map[string][]string      // by the name of the host above
 }
 
-// servicesBelow are the service hosts whose names end in that of host, behind a dot: the items of the
-// server (XEP-0030 §4.1). Hosts are gone through once after each change, not for each request.
+// servicesBelow returns the names of the service hosts below host: those whose name ends in a dot and the
+// name of host. They are the items of the server (XEP-0030 section 4.1). The index is made once after each
+// change of the hosts: the address of the table's map shows whether they have changed.
 func (m *Service) servicesBelow(host string) []string {
 	hosts := m.table.Hosts()
 	s := m.serviceCache.Load()
@@ -193,10 +209,12 @@ func (m *Service) servicesBelow(host string) []string {
 	return s.list[host]
 }
 
+// hostInfo answers disco#info for the host. The node of the server's capabilities has the same answer
+// (XEP-0115 section 6.2); any other node is item-not-found. Under no lock.
 func (m *Service) hostInfo(ev *session.Stanza) session.Verdict {
 	p := ev.Host.Profile()
-	n, asks := ev.Payload().Attr(stanza.AttrNode)
-	if asks && len(n) > 0 && string(n) != capsNode+"#"+m.ver(p) {
+	n, ok := ev.Payload().Attr(stanza.AttrNode)
+	if ok && len(n) > 0 && string(n) != capsNode+"#"+m.ver(p) {
 		return ev.Fail(stanza.ItemNotFound)
 	}
 	d := &Description{Features: p.HostFeatures, Forms: m.Forms,
@@ -204,6 +222,7 @@ func (m *Service) hostInfo(ev *session.Stanza) session.Verdict {
 	return ev.Reply(func(_ *session.Stanza, a *xmlstream.Appender) { d.append(a, n) })
 }
 
+// hostItems answers disco#items for the host with the service hosts below it. Under no lock.
 func (m *Service) hostItems(ev *session.Stanza) session.Verdict {
 	if n, _ := ev.Payload().Attr(stanza.AttrNode); len(n) > 0 {
 		return ev.Fail(stanza.ItemNotFound)
@@ -218,12 +237,14 @@ func (m *Service) hostItems(ev *session.Stanza) session.Verdict {
 	})
 }
 
-// mayQuery reports whether the account answers ev: to its owner and to those who get its presence, where
-// there are rosters.
+// mayQuery reports whether the account answers ev: to its owner, and to contacts with a subscription to
+// its presence. Under the account's lock.
 func mayQuery(ev *session.Stanza) bool {
 	return ev.Target == session.ToSelf || roster.Of(ev.Account()).State(ev.From.Bare()).From
 }
 
+// accountInfo answers disco#info for an account. To a client that may not ask it answers as an account
+// that does not exist. Under the account's lock.
 func (m *Service) accountInfo(ev *session.Stanza) session.Verdict {
 	if !mayQuery(ev) {
 		return ev.Fail(stanza.ServiceUnavailable)
@@ -236,8 +257,8 @@ func (m *Service) accountInfo(ev *session.Stanza) session.Verdict {
 	return ev.Reply(func(_ *session.Stanza, a *xmlstream.Appender) { d.append(a, nil) })
 }
 
-// noItems is the answer to who asks for the items of an account that is not there or hides, whatever the node
-// (XEP-0030 §8).
+// noItems answers disco#items for an account that does not exist, or that hides from the client: an empty
+// list, whatever the node (XEP-0030 section 8).
 func noItems(ev *session.Stanza) session.Verdict {
 	return ev.Reply(func(ev *session.Stanza, a *xmlstream.Appender) {
 		a.Open(items)
@@ -248,6 +269,7 @@ func noItems(ev *session.Stanza) session.Verdict {
 	})
 }
 
+// accountItems answers disco#items for an account with its available resources. Under the account's lock.
 func (m *Service) accountItems(ev *session.Stanza) session.Verdict {
 	if !mayQuery(ev) {
 		return noItems(ev)

@@ -13,13 +13,13 @@ import (
 
 func TestConversations(t *testing.T) { sessiontest.Run(t, "testdata", sessiontest.Options{}) }
 
-// A service host answers service discovery, pings and questions for version and time, with the modules
-// that it has by default, though no module has made an entity of its domain.
+// A service host answers service discovery, pings and requests for version and time with its default
+// modules, although no module has created an entity of its domain.
 func TestServiceHost(t *testing.T) {
 	sessiontest.Run(t, "testdata/service", sessiontest.Options{Services: []string{"rooms.localhost"}})
 }
 
-// It does so where a module has.
+// The same, if a module has created an entity of the domain.
 func TestServiceHostWithEntity(t *testing.T) {
 	sessiontest.Run(t, "testdata/entity", sessiontest.Options{
 		Services:       []string{"rooms.localhost"},
@@ -28,8 +28,8 @@ func TestServiceHostWithEntity(t *testing.T) {
 	})
 }
 
-// The items of a host are the service hosts below it (XEP-0030 §4.1), as they are at the time: not those
-// of other hosts, nor hosts where users log in.
+// The items of a host are the service hosts below it at the time of the request (XEP-0030 section 4.1):
+// not those of other hosts, nor hosts where users log in.
 func TestItemsOfAHost(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{Hosts: []string{"example.org", "b.example.org", "example.net",
 		"x.example"},

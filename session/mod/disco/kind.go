@@ -10,51 +10,53 @@ import (
 	"canto/xmlstream"
 )
 
-// An Identity says what sort of entity answers (XEP-0030 §3.1). Category and Type are registered values.
-type Identity struct{ Category, Type, Name string }
+// An Identity says what an entity is (XEP-0030 section 3.1).
+type Identity struct {
+	Category, Type string // registered values, such as "server" and "im"
+	Name           string // for people; empty: none
+}
 
-// A Description is what disco#info says of an entity or of one of its nodes.
+// A Description is the answer to a disco#info request for an entity, or for one of its nodes.
 type Description struct {
-	Identities []Identity
-	Features   []string
-	Forms      []Form
+	Identities []Identity // one at least, for an entity
+	Features   []string   // namespaces
+	Forms      []Form     // extended information
 }
 
-// An Item is one of the items of an entity or of one of its nodes (XEP-0030 §4). A zero Node is none.
+// An Item is one item of an entity or of one of its nodes (XEP-0030 section 4).
 type Item struct {
-	JID  jid.JID
-	Node string
-	Name string
+	JID  jid.JID // the address
+	Node string  // empty: none
+	Name string  // for people; empty: none
 }
 
-// A Page is which of the items are asked for (XEP-0059 §2.1, §2.2): at most Max, behind the one whose key
-// is After. What the key of an item is, the module decides; an empty After is the beginning. With a Max
-// of 0 only their number is asked for (§2.7).
+// A Page says which of the items a client wants (XEP-0059 sections 2.1 and 2.2): at most Max items, which
+// come after the item with the key After. The module decides what the key of an item is.
 type Page struct {
-	After string
-	Max   int
+	After string // empty: from the first item
+	Max   int    // 0: only the number of items is wanted (section 2.7)
 }
 
-// MaxItems is the most items that one answer holds, and as many as it holds where the request does not say.
+// MaxItems is the most items in one answer, and the number of items if the request has none.
 const MaxItems = 50
 
 // A Kind is what the entities of one kind answer to service discovery. Modules add to it in Load. Its
 // functions run under the entity's lock, on any loop.
 type Kind struct {
-	// Identities and Features are those of every entity of the kind. Without an identity the entities do not
-	// answer at all, as XEP-0030 §3.1 asks for one.
+	// Identities and Features are the same for every entity of the kind. Without an identity the entities do
+	// not answer, because XEP-0030 section 3.1 wants one at least.
 	Identities []Identity
 	Features   []string
-	// Info adds to the description of the entity of ev, with an empty node, or of one of its nodes. true:
-	// the node is there. A node that no function knows is answered with item-not-found.
+	// Info functions add to the description of the entity of ev, or of its node if node is not empty. They
+	// return whether there is such a node. A node that no function knows is answered with item-not-found.
 	Info []func(ev *session.Stanza, node string, d *Description) bool
-	// Items are asked in turn until one is Done: it has answered, or will, with [ReplyItems]. If none is,
-	// the entity has no items, and a node is answered with item-not-found. Each answers a page, see [Page],
-	// for nodes too.
+	// Items functions are called in turn until one returns Done: it has answered with [ReplyItems], or will.
+	// If none does, the entity has no items, and a node is answered with item-not-found.
 	Items []func(ev *session.Stanza, node string, p Page) session.Verdict
 }
 
-// ForKind is what entities of kind k answer, to be added to by any module of the profile. In Load.
+// ForKind returns the Kind of the entities of kind k, to be filled in. All modules of the profile get the
+// same one. In Load only.
 func (m *Service) ForKind(k session.KindID) *Kind {
 	if m.kinds == nil {
 		m.kinds = make(map[session.KindID]*Kind)
@@ -65,7 +67,7 @@ func (m *Service) ForKind(k session.KindID) *Kind {
 	return m.kinds[k]
 }
 
-// kindOf is what the entity of ev answers; nil: nothing.
+// kindOf returns the Kind of the entity of ev, or nil if no module has filled in one. Under its lock.
 func (m *Service) kindOf(ev *session.Stanza) *Kind {
 	if k := ev.Entity().Kind(); k != 0 {
 		return m.kinds[k]
@@ -73,7 +75,9 @@ func (m *Service) kindOf(ev *session.Stanza) *Kind {
 	return &m.domain
 }
 
-// kindInfo answers disco#info for an entity that is no account.
+// kindInfo answers disco#info for an entity that is no account, or for one of its nodes. Under its lock.
+// Its steps: collect the description from the Kind and its Info functions; for the domain add what the
+// modules of the host advertise; sort the features and answer. Entities without an identity do not answer.
 func (m *Service) kindInfo(ev *session.Stanza) session.Verdict {
 	k := m.kindOf(ev)
 	if k == nil || len(k.Identities) == 0 {
@@ -108,7 +112,7 @@ func (m *Service) kindInfo(ev *session.Stanza) session.Verdict {
 	return ev.Reply(func(_ *session.Stanza, a *xmlstream.Appender) { d.append(a, node) })
 }
 
-// kindItems answers disco#items for an entity that is no account.
+// kindItems answers disco#items for an entity that is no account. Under its lock.
 func (m *Service) kindItems(ev *session.Stanza) session.Verdict {
 	k := m.kindOf(ev)
 	if k == nil || len(k.Identities) == 0 {
@@ -130,9 +134,9 @@ func (m *Service) kindItems(ev *session.Stanza) session.Verdict {
 	return ReplyItems(ev, nil, "", "", 0)
 }
 
-// readPage reads the <set/> of a request (XEP-0059 §2); false: c is why it is refused. Pages that are asked
-// for backwards or by index are not served: another page than the one that was meant would be worse than
-// none (§2.6).
+// readPage reads the set element of a request (XEP-0059 section 2). If ok is false, the request is refused
+// with the condition c. Pages that are asked for backwards or by index are refused: another page than the
+// client meant would be worse than none (section 2.6).
 func readPage(query xmlstream.Element) (p Page, c stanza.Condition, ok bool) {
 	p.Max = MaxItems
 	set, ok := query.Child(rsmSet)
@@ -140,7 +144,7 @@ func readPage(query xmlstream.Element) (p Page, c stanza.Condition, ok bool) {
 		return p, 0, true
 	}
 	for _, n := range []xmlstream.Name{rsmBefore, rsmIndex} {
-		if _, asked := set.Child(n); asked {
+		if _, found := set.Child(n); found {
 			return p, stanza.FeatureNotImplemented, false
 		}
 	}
@@ -157,12 +161,13 @@ func readPage(query xmlstream.Element) (p Page, c stanza.Condition, ok bool) {
 	return p, 0, true
 }
 
-// ReplyItems answers a request for items with a page of them: list, the keys of its first and its last,
-// and count, how many there are in all; negative: that would be too much work to know (XEP-0059 §2.7).
-// The answer says so of itself where a page was asked for, or where list is not all there is (§2.2).
+// ReplyItems answers a request for items with a page of them. first and last are the keys of the first and
+// the last item of list. count is the number of all items; a negative count means that it would be too
+// expensive to know (XEP-0059 section 2.7). The answer describes the page if the client asked for one, or
+// if list does not have all items (section 2.2). It returns Done. Under the entity's lock.
 func ReplyItems(ev *session.Stanza, list []Item, first, last string, count int) session.Verdict {
-	_, asked := ev.Payload().Child(rsmSet)
-	paged := (asked || count != len(list)) && count != 0 // of nothing there is no page
+	_, wantsPage := ev.Payload().Child(rsmSet)
+	paged := (wantsPage || count != len(list)) && count != 0
 	return ev.Reply(func(ev *session.Stanza, a *xmlstream.Appender) {
 		a.Open(items)
 		if n, ok := ev.Payload().Attr(stanza.AttrNode); ok && len(n) > 0 {

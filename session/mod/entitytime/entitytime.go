@@ -1,10 +1,12 @@
-// Package entitytime tells the server's time (XEP-0202).
+// Package entitytime implements entity time for the server (XEP-0202).
 //
 //	C: <iq type='get' id='1' to='localhost'><time xmlns='urn:xmpp:time'/></iq>
-//	S: <iq type='result' id='1' from='localhost' to='romeo@localhost/orchard'><time xmlns='urn:xmpp:time'><tzo>Z</tzo><utc>2026-01-01T00:00:00Z</utc></time></iq>
+//	S: <iq type='result' id='1' from='localhost' to='romeo@localhost/orchard'>
+//	     <time xmlns='urn:xmpp:time'><tzo>Z</tzo><utc>2026-01-01T00:00:00Z</utc></time></iq>
 //
-// State: none. Stored: nothing. The time zone is always UTC: where the machine stands is nobody's
-// business.
+// The time zone is always UTC, so the answer does not say where the machine is.
+//
+// In memory: nothing. Stored: nothing. Hooks: iq handlers for hosts with logins and for service hosts.
 package entitytime
 
 import (
@@ -13,7 +15,7 @@ import (
 	"canto/xmlstream"
 )
 
-// Manifest is how the loader knows this module.
+// Manifest describes this module to the loader.
 var Manifest = session.Manifest{
 	Name:     "entitytime",
 	Spec:     "XEP-0202 2.0",
@@ -23,8 +25,10 @@ var Manifest = session.Manifest{
 	New:      func() session.Module { return module{} },
 }
 
+// ns is the namespace of XEP-0202.
 const ns = "urn:xmpp:time"
 
+// The names of the elements of XEP-0202.
 var (
 	timeName = xmlstream.N(ns, "time")
 	tzo      = xmlstream.N(ns, "tzo")
@@ -33,6 +37,7 @@ var (
 
 type module struct{}
 
+// Load implements [session.Module].
 func (module) Load(api *session.API) error {
 	now := wallclock.Of(api)
 	api.Advertise(ns)

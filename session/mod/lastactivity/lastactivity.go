@@ -1,13 +1,19 @@
-// Package lastactivity says how long the server has run, and since when an account is away, with the
-// status it left behind (XEP-0012). Last activity in presence (XEP-0256) is the clients' own and
-// passes.
+// Package lastactivity implements last activity (XEP-0012): how long the server has run, and for how long
+// an account has had no available resource, with the last status. Last activity in presence (XEP-0256) is
+// between clients and passes unchanged.
 //
 //	C: <iq type='get' id='1' to='juliet@localhost'><query xmlns='jabber:iq:last'/></iq>
-//	S: <iq type='result' id='1' from='juliet@localhost' to='romeo@localhost/orchard'><query xmlns='jabber:iq:last' seconds='903'>Heading Home</query></iq>
+//	S: <iq type='result' id='1' from='juliet@localhost' to='romeo@localhost/orchard'>
+//	     <query xmlns='jabber:iq:last' seconds='903'>Heading Home</query></iq>
 //
-// Resident in an account: when its last resource left. Stored: the same, one row. Hooks: PrePresence
-// and Unbound, for the moment of leaving. Told to those who get the account's presence; to others the
-// account does not exist.
+// An account answers its owner and the contacts with a subscription to its presence. To any other client
+// it does not exist.
+//
+// In memory, in a warm account: when its last resource left, and the status. Stored: the same, one row.
+//
+// Hooks: PrePresence in phase Rewrite and Unbound in phase Guard record when the last resource leaves;
+// both run before module presence forgets the presence. IQ to full JIDs in phase Guard. All run under the
+// account's lock.
 package lastactivity
 
 import (
@@ -26,40 +32,46 @@ import (
 	"canto/xmlstream"
 )
 
-// Manifest is how the loader knows this module.
+// Manifest describes this module to the loader.
 var Manifest = session.Manifest{
 	Name:     "lastactivity",
 	Spec:     "XEP-0012 2.0, XEP-0256 1.1",
-	Summary:  "says since when somebody is away",
+	Summary:  "says how long a user has been away",
 	Cases:    "server uptime, offline user with status, online user, unauthorized asker",
 	Requires: []session.Feature{"accounts", "iq", "presence", "resident", "store", "roster"},
 	New:      func() session.Module { return new(module) },
 }
 
+// ns is the namespace of last activity.
 const ns = "jabber:iq:last"
 
-// maxStatus bounds the status that is kept, in bytes.
+// maxStatus is how many bytes of the status are kept; the rest is cut off.
 const maxStatus = 256
 
 var (
+	// rows has one row for each account, with an empty key: seconds since 1970 in 8 bytes, and the status.
+	// The prefix 'l' is part of the store's format and does not change.
 	rows    = store.NewMap[string, []byte]("last", 'l', 1)
 	part    = session.NewPart[lastActivity]("last")
 	query   = xmlstream.N(ns, "query")
 	seconds = xmlstream.N("", "seconds")
 )
 
+// A lastActivity says when the last resource of an account left. The account's lock guards it.
 type lastActivity struct {
-	at     int64 // seconds since 1970; 0: never
-	status string
+	at     int64  // seconds since 1970; 0: never
+	status string // of the unavailable presence
 }
 
+// A module is the module of one profile. It does not change after Load.
 type module struct {
 	db    *store.DB
 	rows  *store.Map[string, []byte]
 	now   wallclock.Clock
-	start time.Time
+	start time.Time // when the profile was loaded
 }
 
+// Load implements [session.Module]. It fails if there is no store, or if the rows have a newer format.
 func (m *module) Load(api *session.API) error {
 	var err error
 	if m.db, err = storage.Open(api); err != nil {
@@ -70,8 +82,8 @@ func (m *module) Load(api *session.API) error {
 	}
 	m.now = wallclock.Of(api)
 	m.start = m.now()
-	session.Resident(api, part, func(snap *store.Snapshot, who session.EntityRef) (*lastActivity, error) {
-		v, ok, err := m.rows.Get(snap, who.ID, "")
+	session.Resident(api, part, func(snap *store.Snapshot, acc session.EntityRef) (*lastActivity, error) {
+		v, ok, err := m.rows.Get(snap, acc.ID, "")
 		if err != nil || !ok || len(v) < 8 {
 			return nil, err
 		}
@@ -80,7 +92,7 @@ func (m *module) Load(api *session.API) error {
 	api.Advertise(ns)
 	api.Hooks.OnIQ(api.Module, false, query, m.host, session.ToHost)
 	api.Hooks.OnIQ(api.Module, false, query, m.account, session.ToSelf, session.ToBare)
-	// A resource is not asked by who may not see its presence (§4).
+	// A request to a resource passes only from a client that may see its presence (section 4).
 	api.Hooks.IQ[session.ToFull].Add(api.Module, session.Guard, func(ev *session.Stanza) session.Verdict {
 		if ev.Type != stanza.TypeGet || !ev.Payload().Is(query) {
 			return session.Pass
@@ -104,7 +116,7 @@ func (m *module) Load(api *session.API) error {
 			}
 			return session.Pass
 		})
-	// Before presence forgets that the session was available.
+	// In phase Guard, so before module presence removes the session's presence.
 	api.Hooks.Unbound.Add(api.Module, session.Guard, func(l *session.LoopRouter, s *session.Session) {
 		if s.Available() {
 			m.recordLeft(l, s.Account(), s, "")
@@ -113,23 +125,26 @@ func (m *module) Load(api *session.API) error {
 	return nil
 }
 
-// recordLeft notes that s goes, if it is the last available resource.
-func (m *module) recordLeft(l *session.LoopRouter, a *session.Account, s *session.Session, text string) {
+// recordLeft records that s leaves now with a status, if no other resource of a is available. It does not
+// wait for the commit. If the store is full it does nothing: the commit would fail and the kernel would
+// reload the account. Under the lock of a.
+func (m *module) recordLeft(l *session.LoopRouter, a *session.Account, s *session.Session, status string) {
 	for _, o := range a.Resources() {
 		if o != s && o.Available() {
 			return
 		}
 	}
 	if m.db.Full() != nil {
-		return // it would be taken back, and the account read again
+		return
 	}
 	p := part.Mutable(a)
-	p.at, p.status = m.now().Unix(), text
+	p.at, p.status = m.now().Unix(), status
 	b := m.db.NewBatch(a.ID())
 	m.rows.Put(b, a.ID(), "", append(binary.BigEndian.AppendUint64(nil, uint64(p.at)), p.status...))
 	a.MarkUncommitted(l, session.Ticket(m.db.Commit(b)))
 }
 
+// reply answers ev with n seconds and a text, which may be empty.
 func reply(ev *session.Stanza, n int64, text string) session.Verdict {
 	return ev.Reply(func(_ *session.Stanza, a *xmlstream.Appender) {
 		a.Open(query).Attr(seconds, strconv.FormatInt(max(n, 0), 10))
@@ -140,10 +155,13 @@ func reply(ev *session.Stanza, n int64, text string) session.Verdict {
 	})
 }
 
+// host answers with the time since the profile was loaded: the start of the server, or a reload that
+// changed the modules. Under no lock.
 func (m *module) host(ev *session.Stanza) session.Verdict {
 	return reply(ev, int64(m.now().Sub(m.start)/time.Second), "")
 }
 
+// account answers for an account: 0 seconds if a resource is available. Under the account's lock.
 func (m *module) account(ev *session.Stanza) session.Verdict {
 	a := ev.Account()
 	if ev.Target != session.ToSelf && !roster.Of(a).State(ev.From.Bare()).From {

@@ -1,8 +1,11 @@
-// Package legacysession answers the session request of RFC 3921 §3, which old clients still send
-// after binding; it does nothing.
+// Package legacysession is module "session": it answers the session request of RFC 3921 section 3, which
+// old clients still send after binding. The request has no effect. The folder is not called session,
+// because that is the kernel's package.
 //
 //	C: <iq type='set' id='s'><session xmlns='urn:ietf:params:xml:ns:xmpp-session'/></iq>
 //	S: <iq type='result' id='s'/>
+//
+// In memory: nothing. Stored: nothing. Hooks: an iq handler, and a stream feature that is marked optional.
 package legacysession
 
 import (
@@ -10,7 +13,7 @@ import (
 	"canto/xmlstream"
 )
 
-// Manifest is how the loader knows this module.
+// Manifest describes this module to the loader.
 var Manifest = session.Manifest{
 	Name:     "session",
 	Spec:     "RFC 3921 section 3",
@@ -20,8 +23,10 @@ var Manifest = session.Manifest{
 	New:      func() session.Module { return module{} },
 }
 
+// ns is the namespace of the session request.
 const ns = "urn:ietf:params:xml:ns:xmpp-session"
 
+// The names of the elements of the session request.
 var (
 	sessionName = xmlstream.N(ns, "session")
 	optional    = xmlstream.N(ns, "optional")
@@ -29,6 +34,7 @@ var (
 
 type module struct{}
 
+// Load implements [session.Module].
 func (module) Load(api *session.API) error {
 	api.Hooks.Features = append(api.Hooks.Features, session.StreamFeature{
 		Name:    sessionName,

@@ -1,8 +1,11 @@
-// Package limits tells a client what it may send (XEP-0478).
+// Package limits implements stream limits advertisement (XEP-0478): the stream features say how large a
+// stanza of the client may be.
 //
-//	S: <stream:features><limits xmlns='urn:xmpp:stream-limits:0'><max-bytes>262144</max-bytes></limits></stream:features>
+//	S: <stream:features><limits xmlns='urn:xmpp:stream-limits:0'>
+//	     <max-bytes>262144</max-bytes></limits></stream:features>
 //
-// State: none. Stored: nothing.
+// Before authentication the limit is smaller. In memory: nothing. Stored: nothing. Hooks: none; a stream
+// feature.
 package limits
 
 import (
@@ -12,7 +15,7 @@ import (
 	"canto/xmlstream"
 )
 
-// Manifest is how the loader knows this module.
+// Manifest describes this module to the loader.
 var Manifest = session.Manifest{
 	Name:     "limits",
 	Spec:     "XEP-0478 0.2.0",
@@ -22,8 +25,10 @@ var Manifest = session.Manifest{
 	New:      func() session.Module { return module{} },
 }
 
+// ns is the namespace of XEP-0478.
 const ns = "urn:xmpp:stream-limits:0"
 
+// The names of the elements of XEP-0478.
 var (
 	limits   = xmlstream.N(ns, "limits")
 	maxBytes = xmlstream.N(ns, "max-bytes")
@@ -31,6 +36,7 @@ var (
 
 type module struct{}
 
+// Load implements [session.Module].
 func (module) Load(api *session.API) error {
 	r := api.Router
 	api.Hooks.Features = append(api.Hooks.Features, session.StreamFeature{

@@ -11,8 +11,8 @@ import (
 
 func TestConversations(t *testing.T) { sessiontest.Run(t, "testdata", sessiontest.Options{}) }
 
-// What is told is what holds: a stanza of so many bytes passes, one of a byte more ends the stream
-// (XEP-0478 §3, RFC 6120 §4.9.3.14).
+// The advertised limit is the true one: a stanza of that many bytes passes, a longer one ends the stream
+// (XEP-0478 section 3, RFC 6120 section 4.9.3.14).
 func TestToldIsHeld(t *testing.T) {
 	told := func(features string) int {
 		m := regexp.MustCompile(`<max-bytes>(\d+)</max-bytes>`).FindStringSubmatch(features)

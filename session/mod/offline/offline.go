@@ -1,21 +1,33 @@
-// Package offline keeps messages for accounts that have no resource to take them (XEP-0160), and
-// hands them over, each with the time it came (XEP-0203), before anything live.
+// Package offline stores messages for accounts of which no session takes them (XEP-0160). It delivers them
+// when a client of the account becomes available, before any live message. Each stored message has the
+// time of its arrival as a delay element (XEP-0203).
 //
 //	romeo:  <message to='juliet@localhost' type='chat'><body>Later</body></message>
 //	juliet: <presence/>
 //	juliet gets: <message from='romeo@localhost/orchard' to='juliet@localhost' type='chat'><body>Later</body>
 //	             <delay xmlns='urn:xmpp:delay' from='localhost' stamp='2026-01-01T00:00:00Z'/></message>
 //
-// State in a session: the numbers of the rows that its client has; and while it is given some, a
-// [session.Source] that reads them a slice at a time. Live messages wait behind it, and leave when it is
-// exhausted; those for which there was no room to wait are stored behind the others, and another Source
-// follows. Rows are erased once the socket has taken them, on a connection that was not closing by then.
-// If the session ends before, what it held back is stored in its place, and another available resource
-// goes on. If the store or a worker fails, it is tried again with growing pauses. Resident in an account:
-// how many there are. Stored: one row a message, in order. Phase Fallback: only what no resource took is
-// kept. Kept are messages of type normal and chat, unless a chat state is all there is (XEP-0160 §3) or a
-// hint says no-store; with the hint store (XEP-0334 §4.4) a chat state is kept too. What is not kept is
-// answered with service-unavailable (RFC 6121 §8.5.2.2.1).
+// Which messages are stored. A message is stored if its type is normal or chat. It is not stored if its
+// only content is a chat state (XEP-0160 section 3), or if it has the hint no-store. With the hint store
+// (XEP-0334 section 4.4) a chat state alone is stored too. The kernel answers a message that is not stored
+// with service-unavailable (RFC 6121 section 8.5.2.2.1). A message for which the limits or the disk have no
+// space is answered with resource-constraint.
+//
+// Replay. When a session becomes available, it gets a [replay]: a [session.Source] that reads the stored
+// messages in slices on a worker. An account has at most one replay at a time. The kernel queues live
+// messages to that session until the replay has ended. If the session's queue is full, the live message is
+// stored after the others, and a second replay follows the first. A row is erased once the client's socket
+// has taken the message. If the session ends before that, the queued live messages are stored, in their
+// order, and the replay starts again with the next available session. If the store or a worker fails, the
+// replay is tried again after a pause, which doubles.
+//
+// In memory, in a session: a [progress], which says which rows its client has, and the running replay. In
+// memory, in a warm account: a [backlog], which is the number and size of its rows. Stored: one row for
+// each message, in the order of arrival.
+//
+// Hooks: message in phase Fallback, so that only messages that no session took are stored; Available and
+// Resumed start a replay; Unsent stores what an ended session had queued; Unbound gives the replay to
+// another session.
 package offline
 
 import (
@@ -33,7 +45,7 @@ import (
 	"canto/xmlstream"
 )
 
-// Manifest is how the loader knows this module.
+// Manifest describes this module to the loader.
 var Manifest = session.Manifest{
 	Name:     "offline",
 	Spec:     "XEP-0160 1.0.1, XEP-0203 2.0",
@@ -45,6 +57,7 @@ var Manifest = session.Manifest{
 	New:      func() session.Module { return new(module) },
 }
 
+// The namespaces of elements that do not count as content of a message.
 const (
 	nsChatStates = "http://jabber.org/protocol/chatstates"
 	nsHints      = "urn:xmpp:hints"
@@ -52,64 +65,78 @@ const (
 )
 
 var (
-	rows        = store.NewLog[[]byte]("offline", 'o', 1)
+	// rows has the messages of an account, keyed by the account's id and a number that grows. The prefix 'o'
+	// is part of the store's format and does not change.
+	rows = store.NewLog[[]byte]("offline", 'o', 1)
+	// part is the module's part of the resident set. It is nil in an account without stored messages.
 	part        = session.NewPart[backlog]("offline")
 	noStoreHint = xmlstream.N(nsHints, "no-store")
 	storeHint   = xmlstream.N(nsHints, "store")
 	delay       = xmlstream.N("urn:xmpp:delay", "delay")
 )
 
-// backlog is what is resident.
+// A backlog is the summary of an account's rows that is in memory while the account is warm. It belongs to
+// the account's lock.
 type backlog struct {
-	count, bytes int
-	next         uint64 // number of the next row
+	count, bytes int    // the number of rows, and the size of their messages in bytes
+	next         uint64 // the number of the next row
 }
 
-// reservedRows are as many as a session holds back at most.
+// reservedRows is how many row numbers a replay reserves for queued live messages. The queue of a session
+// holds as many messages (maxQueuedCount in session/outbox.go); only an ending session may queue more.
+// Messages without a reserved number get one at the end of the log, after newer messages.
 const reservedRows = 1000
 
-// progress is how far a session has come with what is stored.
+// A progress says how far one session has come with the stored messages of its account. It is kept until
+// the session ends, so that a later replay does not send a message twice. The account's lock guards it.
 type progress struct {
-	nextRow      uint64  // the number of the first row that its socket has not taken
-	tries        int     // that failed in a row
-	replay       *replay // under way; nil: none
-	retryPending bool    // it will be tried again by the clock
+	nextRow      uint64  // the number of the first row that the client's socket has not taken
+	tries        int     // the number of replays that failed since a row was last taken
+	replay       *replay // the running replay, or nil
+	retryPending bool    // a timer will start the next replay
 }
 
+// progressVar is the progress of a session. It has no codec: when another kernel takes over, the session
+// resumes later, and a new replay starts from the first row.
 var progressVar = session.NewSessionVar[progress]("offline", nil)
 
-// sliceBytes is how much is read from the store at a time: what may be on its way to a client.
+// sliceBytes is how many bytes a worker reads from the store at a time. The kernel sends at most this much
+// of a source before the client has taken some of it, so a larger slice would only wait in memory.
 const sliceBytes = session.LowWaterMark
 
-// A run gives what is stored to one session: a [session.Source].
+// A replay sends the stored messages of an account to one session. It is a [session.Source]: the kernel
+// calls Next for one message after another. A replay is used once.
 type replay struct {
+	// These do not change after startReplay.
 	m        *module
-	progress *progress
-	host     *session.Host
-	jid      jid.JID
-	id       uint64 // of the account
-	after    store.Ticket
-	nextRead uint64 // the number of the first row that was not read
-	end      uint64 // the number after the last row: what the session holds back comes after it
-	err      error  // why it ends before that
+	progress *progress     // the progress of the session
+	host     *session.Host // the host of the session
+	jid      jid.JID       // the full JID of the session
+	id       uint64        // the id of the account in the store
+	after    store.Ticket  // the rows up to end are durable when this ticket is settled
+	end      uint64        // the number after the last row; live messages that the session queues are newer
+	backlog  *backlog      // the account's backlog at the start; another one means that the account was reloaded
 
-	// On the loop of the session's stream:
-	unsent  []row // read, and not asked for
-	reading bool  // a worker reads
-	// Under the account's lock:
-	backlog  *backlog // as it was resident when the run began
-	inFlight []row    // without their bytes, and not known to be taken
-	// Numbers for what the session holds back, before those of messages for which it had no room.
+	// The loop of the session's stream uses these. A worker uses unsent and nextRead while reading is set.
+	nextRead uint64 // the number of the first row that was not read
+	unsent   []row  // rows that were read and not yet passed to the kernel
+	reading  bool   // a worker reads the next slice
+	inFlight []row  // rows, without their elements, that were passed to the kernel and are not known to be taken
+	err      error  // why the replay ends before the last row
+
+	// The account's lock guards these. They are the row numbers that are reserved for live messages in the
+	// session's queue. They come before the numbers of messages for which the queue had no space.
 	reserved, reservedEnd uint64
 }
 
-// Options are the module's section of the configuration.
+// Options is the module's section of the configuration. A message over one of the limits is answered with
+// resource-constraint.
 type Options struct {
-	MaxMessages int `toml:"max_messages"` // of one account
-	MaxBytes    int `toml:"max_bytes"`
+	MaxMessages int `toml:"max_messages"` // the most messages that are stored for one account
+	MaxBytes    int `toml:"max_bytes"`    // the most bytes that they may have together
 }
 
-// Check is [session.OptionChecker].
+// Check implements [session.OptionChecker]: it returns the key of an option that is out of range, and why.
 func (o *Options) Check() (key, why string) {
 	return session.CheckRanges(
 		session.OptionRange{Key: "max_messages", Value: o.MaxMessages, Min: 1, Max: 1_000_000,
@@ -118,8 +145,10 @@ func (o *Options) Check() (key, why string) {
 			Note: `; to keep none, modules = ["-offline"]`})
 }
 
+// defaultOptions returns the options of a configuration that does not mention the module.
 func defaultOptions() Options { return Options{MaxMessages: 1000, MaxBytes: 4 << 20} }
 
+// A module is the module of one profile. It does not change after Load, so any loop reads it.
 type module struct {
 	opt  Options
 	db   *store.DB
@@ -127,6 +156,8 @@ type module struct {
 	now  wallclock.Clock
 }
 
+// Load implements [session.Module]. It fails if an option is out of range, if there is no store, or if the
+// rows in the store have a newer format.
 func (m *module) Load(api *session.API) error {
 	m.opt = defaultOptions()
 	if err := api.Decode(&m.opt); err != nil {
@@ -152,8 +183,11 @@ func (m *module) Load(api *session.API) error {
 	return nil
 }
 
-func (m *module) load(snap *store.Snapshot, who session.EntityRef) (k *backlog, err error) {
-	err = m.rows.Scan(snap, who.ID, 0, math.MaxUint64, 0, false, func(id uint64, v []byte) bool {
+// load reads the backlog of the account acc from a snapshot, on a worker, when the account becomes warm.
+// It returns nil if the account has no rows. It scans all rows, because their number is not stored
+// separately.
+func (m *module) load(snap *store.Snapshot, acc session.EntityRef) (k *backlog, err error) {
+	err = m.rows.Scan(snap, acc.ID, 0, math.MaxUint64, 0, false, func(id uint64, v []byte) bool {
 		if k == nil {
 			k = new(backlog)
 		}
@@ -165,7 +199,10 @@ func (m *module) load(snap *store.Snapshot, who session.EntityRef) (k *backlog, 
 	return k, err
 }
 
-// store stores what no resource took.
+// store stores a message that no session took. It is the Fallback hook, so it runs under the lock of the
+// recipient's account. A message that is not to be stored passes. Without space it answers with
+// resource-constraint. The row goes into the batch of the stanza, so it becomes durable together with what
+// other modules store of it; if the batch fails, the sender gets an error.
 func (m *module) store(ev *session.Stanza) session.Verdict {
 	if ev.Type != stanza.TypeNone && ev.Type != stanza.TypeChat {
 		return session.Pass
@@ -181,21 +218,23 @@ func (m *module) store(ev *session.Stanza) session.Verdict {
 		ev.LoopRouter().CountLimit("offline")
 		return ev.Fail(stanza.ResourceConstraint)
 	}
-	if m.db.Full() != nil { // what is not kept is said to the sender, not lost
+	if m.db.Full() != nil { // the sender gets an error now, rather than after the commit has failed
 		return ev.Fail(stanza.ResourceConstraint)
 	}
-	// it had no room for ev, and what it holds back is older
+	// A session is replaying, and its queue had no space for ev. The live messages in the queue are older
+	// than ev. If the session ends early they are stored, with smaller numbers than that of ev.
 	if r := activeReplay(a); r != nil && r.reservedEnd == 0 {
 		r.reserved, r.reservedEnd = k.next, k.next+reservedRows
 		k.next = r.reservedEnd
 	}
 	m.add(storage.BatchOf(ev), a, k, k.next, el)
 	k.next++
-	return ev.StoredInBatch() // a message that could not be written is answered, not lost
+	return ev.StoredInBatch() // if the commit fails the sender gets an error
 }
 
-// mutableBacklog is what is kept of a, to be changed. Where it is new, numbers go on after those that
-// sessions have taken.
+// mutableBacklog returns the backlog of a, to be changed. A new backlog starts with row 0, so its next
+// number is raised above the rows that sessions have taken: otherwise their progress would skip the new
+// row. Under the lock of a.
 func mutableBacklog(a *session.Account) *backlog {
 	k := part.Mutable(a)
 	for _, s := range a.Resources() {
@@ -206,24 +245,28 @@ func mutableBacklog(a *session.Account) *backlog {
 	return k
 }
 
-// delay is when a message came (XEP-0203). It is the loop's Appender's.
+// delay returns the delay element of XEP-0203 with the time now. The bytes belong to the Appender of l and
+// are valid until its next use.
 func (m *module) delay(l *session.LoopRouter, h *session.Host) []byte {
 	return l.Appender().Open(delay).Attr(stanza.AttrFrom, h.Name).Attr(stanza.AttrStamp,
 		wallclock.Timestamp(m.now())).Close().B
 }
 
-// fits reports whether el may be stored beside what is.
+// fits reports whether the limits leave space for el in the backlog k. Under the account's lock.
 func (m *module) fits(k *backlog, el []byte) bool {
 	return k.count < m.opt.MaxMessages && k.bytes+len(el) <= m.opt.MaxBytes
 }
 
+// add puts el into the batch b as row id of a, and counts it in k. Under the lock of a.
 func (m *module) add(b *store.Batch, a *session.Account, k *backlog, id uint64, el []byte) {
 	m.rows.Append(b, a.ID(), id, el)
 	k.count++
 	k.bytes += len(el)
 }
 
-// shouldStore reports whether a message of type normal or chat is stored (XEP-0160 §3, XEP-0334 §4).
+// shouldStore reports whether the content of a message of type normal or chat is stored (XEP-0160 section
+// 3, XEP-0334 section 4). It says no to the hint no-store, and to a message that has nothing but chat
+// states, unless it has the hint store. Thread, hints and stanza ids are no content.
 func shouldStore(e xmlstream.Element) bool {
 	state, hint, other := false, false, false
 	for c, ok := e.First(); ok; c, ok = c.Next() {
@@ -242,7 +285,7 @@ func shouldStore(e xmlstream.Element) bool {
 	return hint || other || !state
 }
 
-// activeReplay is the run that gives what is stored of a to one of its resources; nil: there is none.
+// activeReplay returns the replay that runs on a session of a, or nil. Under the lock of a.
 func activeReplay(a *session.Account) *replay {
 	for _, s := range a.Resources() {
 		if p := progressVar.Get(s); p != nil && p.replay != nil {
@@ -252,7 +295,8 @@ func activeReplay(a *session.Account) *replay {
 	return nil
 }
 
-// startReplay begins to give s what is stored, unless a resource is being given it.
+// startReplay starts a replay on s, unless a has no stored messages or a replay runs already. It is the
+// Available hook. If s has no stream, the replay ends at once. Under the account's lock.
 func (m *module) startReplay(l *session.LoopRouter, s *session.Session) {
 	a := s.Account()
 	k := part.Get(a)
@@ -272,12 +316,17 @@ func (m *module) startReplay(l *session.LoopRouter, s *session.Session) {
 
 // A row is one stored message.
 type row struct {
-	id   uint64
-	el   []byte
-	size int
+	id   uint64 // its number in the log
+	el   []byte // the element, or nil in replay.inFlight
+	size int    // the length of the element, in replay.inFlight
 }
 
-// Next is [session.Source]: a row, of a slice that a worker has read.
+// Next implements [session.Source]: it returns the next message. It runs on the loop of the session's
+// stream, under no lock.
+//
+// If the last slice is used up, Next starts a worker that reads the next one, and returns NextWouldBlock;
+// the worker's result wakes the source. It returns NextExhausted after the last row and after an error. If
+// the workers' queue is full, that is an error too. [replay.End] tries again.
 func (r *replay) Next(l *session.LoopRouter, s *session.Session) (session.OutboundStanza,
 	session.NextStatus) {
 	if len(r.unsent) > 0 {
@@ -304,7 +353,9 @@ func (r *replay) Next(l *session.LoopRouter, s *session.Session) (session.Outbou
 	return session.OutboundStanza{}, session.NextWouldBlock
 }
 
-// readSlice reads the next slice, on a worker.
+// readSlice reads up to sliceBytes of rows into r.unsent, on a worker. It first waits until the rows are
+// durable, because a snapshot has durable rows only. The error of that wait is ignored: then the account
+// is reloaded, and the replay ends with an error.
 func (r *replay) readSlice() error {
 	r.m.db.Wait(context.Background(), r.after)
 	snap := r.m.db.Snapshot()
@@ -323,13 +374,15 @@ func (r *replay) readSlice() error {
 	return err
 }
 
-// Wanted is [session.Source]: an available resource with a negative priority gets nothing that is stored.
+// Wanted implements [session.Source]. A session that has become unavailable, or has a negative priority,
+// gets no stored messages. Under the account's lock.
 func (r *replay) Wanted(s *session.Session) bool {
 	_, prio := s.Presence()
 	return s.Available() && prio >= 0
 }
 
-// Taken is [session.Source]: it erases n rows.
+// Taken implements [session.Source]: the client's socket has taken the first n messages in flight. It
+// erases their rows. On the loop of the stream, under the account's lock.
 func (r *replay) Taken(l *session.LoopRouter, s *session.Session, n int) {
 	size := 0
 	for _, g := range r.inFlight[:n] {
@@ -340,11 +393,13 @@ func (r *replay) Taken(l *session.LoopRouter, s *session.Session, n int) {
 	r.erase(l, s.Account(), n, size)
 }
 
-// erase erases what the client has, which is n rows of so many bytes more than before.
+// erase deletes the rows before progress.nextRow from the store. They are n rows of size bytes. It does
+// not wait for the commit. If the account was reloaded since the replay began, the count is no longer
+// true: erase then sets r.err, which ends the replay, and deletes nothing. Under the account's lock.
 func (r *replay) erase(l *session.LoopRouter, a *session.Account, n, size int) {
 	k := part.Get(a)
-	if k != r.backlog { // the account was read again, as a write has failed
-		r.err = errors.New("the account was read again")
+	if k != r.backlog { // a write has failed, and the account was reloaded
+		r.err = errors.New("the account was reloaded after a failed write")
 		return
 	}
 	b := r.m.db.NewBatch(a.ID())
@@ -353,13 +408,21 @@ func (r *replay) erase(l *session.LoopRouter, a *session.Account, n, size int) {
 	k.count, k.bytes = max(k.count-n, 0), max(k.bytes-size, 0)
 }
 
-// End is [session.Source]: what is stored by now is for the first resource that may have it.
+// End implements [session.Source]. It runs once, under the account's lock, on any loop, and decides how
+// delivery goes on:
+//
+//   - SessionEnded: the Unbound hook starts a replay on another session.
+//   - StreamEnded: another session may get the messages; this one starts again when it resumes.
+//   - An error, or the account was reloaded: a retry after a pause.
+//   - SourceDone: rows that the client had taken earlier, and that are still stored, are erased. Then
+//     a new replay starts if messages were stored meanwhile.
+//   - SourceUnwanted: the next available session gets the rest.
 func (r *replay) End(l *session.LoopRouter, s *session.Session, why session.SourceEndReason) {
 	a, p := s.Account(), r.progress
 	p.replay = nil
 	k := part.Get(a)
 	switch {
-	case why == session.SessionEnded: // unbound goes on
+	case why == session.SessionEnded:
 	case why == session.StreamEnded:
 		r.m.startNext(l, a, s)
 	case why == session.SourceFailed || r.err != nil || k != r.backlog:
@@ -367,7 +430,7 @@ func (r *replay) End(l *session.LoopRouter, s *session.Session, why session.Sour
 	case why == session.SourceDone:
 		p.nextRow = r.end
 		if k.count > 0 && k.next == r.end {
-			r.erase(l, a, k.count, k.bytes) // it had been taken by this client, and was not erased
+			r.erase(l, a, k.count, k.bytes) // the client had these before an erasure failed
 		}
 		r.m.startNext(l, a, nil)
 	case why == session.SourceUnwanted:
@@ -375,29 +438,31 @@ func (r *replay) End(l *session.LoopRouter, s *session.Session, why session.Sour
 	}
 }
 
-// fail tries again after a pause what has ended before it was done, from where the session is, eight
-// times at most.
+// fail logs that a replay has failed and schedules the next one. Under the account's lock.
 func (m *module) fail(l *session.LoopRouter, r *replay) {
 	p := r.progress
 	p.tries++
-	l.Log.Warn("stored messages could not be handed over", "jid", r.jid.String(), "try", p.tries, "err", r.err)
+	l.Log.Warn("stored messages could not be delivered", "jid", r.jid.String(), "try", p.tries, "err", r.err)
 	m.retryLater(l, r.host, r.jid, p)
 }
 
-// retryLater begins again after a pause with what is stored for who, whose progress was p.
-func (m *module) retryLater(l *session.LoopRouter, h *session.Host, who jid.JID, p *progress) {
+// retryLater starts the next replay for the session full, whose progress is p, after a pause. The pause is
+// 2 s after the first failure and doubles to 256 s (a tick is 100 ms). After the eighth failure it gives
+// up; the next session that becomes available starts a replay. If the account can't be loaded, that counts
+// as a failure too. Under the account's lock, or under none if there is no account.
+func (m *module) retryLater(l *session.LoopRouter, h *session.Host, full jid.JID, p *progress) {
 	if p.retryPending || p.tries > 8 {
 		return
 	}
 	p.retryPending = true
 	l.After(reactor.Tick(10<<p.tries), func() {
-		l.WithAccount(h, who.Bare(), func(l *session.LoopRouter, a *session.Account, exists bool, err error) {
+		l.WithAccount(h, full.Bare(), func(l *session.LoopRouter, a *session.Account, exists bool, err error) {
 			p.retryPending = false
 			switch {
-			case progressAt(a, who) != p: // the session has ended
+			case progressAt(a, full) != p: // the session has ended
 			case err != nil:
 				p.tries++
-				m.retryLater(l, h, who, p)
+				m.retryLater(l, h, full, p)
 			case exists:
 				m.startNext(l, a, nil)
 			}
@@ -405,44 +470,51 @@ func (m *module) retryLater(l *session.LoopRouter, h *session.Host, who jid.JID,
 	})
 }
 
-// progressAt is the progress of the resource who of a, nil if there is none.
-func progressAt(a *session.Account, who jid.JID) *progress {
+// progressAt returns the progress of the session full of a. It returns nil if a is nil, or has no such
+// session. Under the lock of a.
+func progressAt(a *session.Account, full jid.JID) *progress {
 	if a == nil {
 		return nil
 	}
-	if s := a.Resource(who); s != nil {
+	if s := a.Resource(full); s != nil {
 		return progressVar.Get(s)
 	}
 	return nil
 }
 
-// startNext gives what is stored to the first resource that may have it, but not to one.
-func (m *module) startNext(l *session.LoopRouter, a *session.Account, but *session.Session) {
+// startNext starts a replay on the first session of a that is connected, available and has a non-negative
+// priority. It leaves out the session except, which may be nil. Under the lock of a.
+func (m *module) startNext(l *session.LoopRouter, a *session.Account, except *session.Session) {
 	for _, s := range a.Resources() {
-		if _, prio := s.Presence(); s != but && s.Available() && prio >= 0 && !s.Ended() && s.Connected() {
+		if _, prio := s.Presence(); s != except && s.Available() && prio >= 0 && !s.Ended() && s.Connected() {
 			m.startReplay(l, s)
 			return
 		}
 	}
 }
 
-// unbound gives what is stored and s has not taken to the next resource.
+// unbound is the Unbound hook: s has ended. If a replay ran on it, the next session goes on. Under the
+// account's lock.
 func (m *module) unbound(l *session.LoopRouter, s *session.Session) {
 	if p := progressVar.Get(s); p != nil && p.replay != nil {
-		p.replay = nil // another may begin
+		p.replay = nil // activeReplay no longer finds it, so startNext may begin another
 		m.startNext(l, s.Account(), s)
 	}
 }
 
-// resumed goes on with s, which has another stream.
+// resumed is the Resumed hook: s has a new stream (XEP-0198), so its replay goes on. Under the account's
+// lock.
 func (m *module) resumed(l *session.LoopRouter, s *session.Session) {
 	if _, prio := s.Presence(); s.Available() && prio >= 0 {
 		m.startReplay(l, s)
 	}
 }
 
-// storeUnsent stores, in their place, the messages that s had not sent and that are worth it: they are
-// older than any that was stored because s had no room, and newer than the rest. It returns the others.
+// storeUnsent is the Unsent hook: s has ended, and list has the elements in its queue. It stores the
+// messages among them that shouldStoreBytes wants, and returns the others, which the kernel routes again.
+// If a replay had reserved row numbers, the messages get those: they are older than the messages that were
+// stored because the queue was full. Messages without space under the limits or on the disk are returned
+// too. Under the account's lock; it does not wait for the commit.
 func (m *module) storeUnsent(l *session.LoopRouter, s *session.Session, list []session.OutboundStanza) (
 	left []session.OutboundStanza) {
 	a := s.Account()
@@ -481,7 +553,8 @@ func (m *module) storeUnsent(l *session.LoopRouter, s *session.Session, list []s
 	return left
 }
 
-// shouldStoreBytes reports whether el is a message that is stored where no resource takes it.
+// shouldStoreBytes reports whether el is a message that is stored if no session takes it: see shouldStore.
+// It uses the parser of l. An element that can't be parsed is not stored.
 func (m *module) shouldStoreBytes(l *session.LoopRouter, el []byte) bool {
 	e, err := l.Parser.Element(el)
 	if err != nil {

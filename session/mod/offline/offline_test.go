@@ -17,8 +17,9 @@ import (
 
 func TestConversations(t *testing.T) { sessiontest.Run(t, "testdata", sessiontest.Options{}) }
 
-// Who fills another's offline store is refused beyond the limit, in messages and in bytes; nobody's
-// message makes room for his, and there is room again once they were handed over.
+// A user that fills the offline store of another account gets resource-constraint beyond the limit of
+// messages and beyond the limit of bytes. No stored message is dropped for a new one. After the messages
+// are delivered there is space again.
 func TestAttackK62(t *testing.T) {
 	const refused = "<error type='wait'><resource-constraint " +
 		"xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error>"
@@ -71,7 +72,7 @@ func TestAttackK62(t *testing.T) {
 	}
 }
 
-// What could not be read is not lost, and does not keep back what comes live.
+// A stored message that can't be read now is not lost, and does not hold up live messages.
 func TestFlakyStore(t *testing.T) {
 	var flaky storetest.Flaky
 	s := sessiontest.New(t, sessiontest.Options{Fault: flaky.Fault})
@@ -103,7 +104,7 @@ func TestFlakyStore(t *testing.T) {
 	}
 }
 
-// bodies are the texts of the messages in what a client got.
+// bodies returns the texts of the messages in what a client got.
 func bodies(received string) (list []string) {
 	for _, m := range regexp.MustCompile(`<body>([^<]{1,20})`).FindAllStringSubmatch(received, -1) {
 		list = append(list, m[1])
@@ -118,13 +119,13 @@ func numbers(from, to int) (list []string) {
 	return list
 }
 
-// body is text of so many bytes that begins with a number.
+// body returns a text of n bytes that begins with a number.
 func body(i, size int) string {
 	n := fmt.Sprintf("number %04d", i)
 	return n + strings.Repeat(" ", 9) + strings.Repeat("x", max(size-len(n)-9, 0))
 }
 
-// texts are the numbers of the messages in what a client got.
+// texts returns the numbers of the messages in what a client got.
 func texts(received string) (list []string) {
 	for _, b := range bodies(received) {
 		list = append(list, strings.TrimSpace(strings.TrimRight(b, "x")))
@@ -139,7 +140,7 @@ func equal(t *testing.T, what string, got, want []string) {
 	}
 }
 
-// free is a server without a limit of rates.
+// free starts a server without a limit of rates.
 func free(t *testing.T, opt sessiontest.Options) *sessiontest.Server {
 	lim := session.DefaultLimits()
 	lim.Rate = 0
@@ -147,7 +148,7 @@ func free(t *testing.T, opt sessiontest.Options) *sessiontest.Server {
 	return sessiontest.New(t, opt)
 }
 
-// roomy gives accounts room for what a session can't hold back.
+// roomy returns options with which accounts can store what a session can't queue.
 func roomy(_ string, v any) error {
 	if o, ok := v.(*offline.Options); ok {
 		*o = offline.Options{MaxMessages: 5000, MaxBytes: 64 << 20}
@@ -155,8 +156,8 @@ func roomy(_ string, v any) error {
 	return nil
 }
 
-// No amount of what others have sent ends a session: more than an outbox holds is handed over as the
-// client takes it, erased after that, and there is a login after it.
+// No amount of stored messages ends a session: more than an outbox holds is sent as the client reads, and
+// erased after that; another login works.
 func TestManyStoredBytes(t *testing.T) {
 	for _, size := range []int{100, 250_000} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
@@ -176,7 +177,7 @@ func TestManyStoredBytes(t *testing.T) {
 			juliet.Send("<presence/>")
 			s.Settle()
 			most, got := 0, ""
-			for range 1000 { // it reads a part, and then a part
+			for range 1000 { // the client reads a part at a time
 				most = max(most, juliet.Conn().Conn().Buffered())
 				juliet.Conn().SetWindow(50_000)
 				s.Advance(100 * time.Millisecond)
@@ -204,8 +205,9 @@ func TestManyStoredBytes(t *testing.T) {
 	}
 }
 
-// What the client has not taken when its connection is lost stays stored, for the next login or for another
-// device that is there; a message that comes in between is neither lost nor overtaken.
+// Messages that the client has not taken when its connection is lost stay stored, for the next login or
+// for another available session. A message that arrives in between is neither lost nor delivered before
+// them.
 func TestLostWhileHandedOver(t *testing.T) {
 	const n, size = 12, 50_000
 	s := free(t, sessiontest.Options{})
@@ -223,7 +225,7 @@ func TestLostWhileHandedOver(t *testing.T) {
 	two.Received()
 	romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(n, 50) + "</body></message>")
 	s.Settle()
-	two.Send("<presence/>") // becomes available while the other is being given them
+	two.Send("<presence/>") // becomes available during the replay of the other session
 	s.Settle()
 	one.DropConn()
 	s.Settle()
@@ -231,8 +233,8 @@ func TestLostWhileHandedOver(t *testing.T) {
 	equal(t, "the other device", got, numbers(0, n+1))
 }
 
-// A message that comes while stored ones are handed over, and for which there is no room to wait, is stored
-// behind them: the client gets all in order, however slowly it reads, and its sender is refused nothing.
+// A message that arrives during a replay while the session's queue is full is stored after the others: the
+// client gets all in order, however slowly it reads, and the sender gets no error.
 func TestLiveWhileHandedOver(t *testing.T) {
 	const stored, live = 3, 1500
 	s := free(t, sessiontest.Options{Module: roomy})
@@ -253,7 +255,7 @@ func TestLiveWhileHandedOver(t *testing.T) {
 	if got := romeo.Received(); got != "" {
 		t.Fatalf("refused: %.300s", got)
 	}
-	// An answer is not kept waiting for ever, nor lost.
+	// An answer is delivered too.
 	juliet.Send("<iq type='get' id='ping'><ping xmlns='urn:xmpp:ping'/></iq>")
 	got := ""
 	for i := 0; i < 2000 && len(texts(got)) < stored+live+100; i++ {
@@ -261,7 +263,7 @@ func TestLiveWhileHandedOver(t *testing.T) {
 		s.Advance(100 * time.Millisecond)
 		s.Settle()
 		got += juliet.Received()
-		if i < 100 { // and more while it reads
+		if i < 100 { // more arrive while it reads
 			romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(stored+live+i, 50) +
 				"</body></message>")
 		}
@@ -276,7 +278,7 @@ func TestLiveWhileHandedOver(t *testing.T) {
 	equal(t, "live again", texts(juliet.Received()), []string{"number 9999"})
 }
 
-// What waits behind stored messages when the session ends is not lost (it was taken).
+// Messages that a session has queued after the stored ones are not lost when the session ends.
 func TestHeldWhenTheSessionEnds(t *testing.T) {
 	s := free(t, sessiontest.Options{})
 	romeo := s.Login("romeo", "romeo@localhost/orchard")
@@ -301,8 +303,8 @@ func TestHeldWhenTheSessionEnds(t *testing.T) {
 	equal(t, "at the next login", texts(again.Received()), numbers(0, 3))
 }
 
-// A client that takes its presence back while it is given stored messages gets no more of them; the next
-// resource does.
+// A client that becomes unavailable during a replay gets no more stored messages; the next available
+// session gets them.
 func TestUnavailableWhileHandedOver(t *testing.T) {
 	s := free(t, sessiontest.Options{})
 	romeo := s.Login("romeo", "romeo@localhost/orchard")
@@ -328,7 +330,8 @@ func TestUnavailableWhileHandedOver(t *testing.T) {
 	equal(t, "both together", append(first, texts(two.Received())...), numbers(0, 8))
 }
 
-// XEP-0160 §3, XEP-0334 §4: what is kept, and that the rest is answered (RFC 6121 §8.5.2.2.1).
+// XEP-0160 section 3, XEP-0334 section 4: which messages are stored. The others are answered (RFC 6121
+// section 8.5.2.2.1).
 func TestWhatIsKept(t *testing.T) {
 	const hints = " xmlns='urn:xmpp:hints'/>"
 	for payload, kept := range map[string]bool{
@@ -364,8 +367,8 @@ func TestWhatIsKept(t *testing.T) {
 	}
 }
 
-// An address that the account has blocked since is heard no more, neither in what was stored (XEP-0191
-// §3.3) nor in what waits behind it.
+// Stored and queued messages of an address that the account has blocked meanwhile are not delivered
+// (XEP-0191 section 3.3).
 func TestBlockedSinceStored(t *testing.T) {
 	s := free(t, sessiontest.Options{})
 	romeo, nurse := s.Login("romeo", "romeo@localhost/orchard"), s.Login("nurse", "nurse@localhost/chamber")
@@ -389,8 +392,8 @@ func TestBlockedSinceStored(t *testing.T) {
 	}
 }
 
-// What is kept, broadcast or answered from memory has the sender's language, as a live stanza has (RFC
-// 6120 §8.1.5); one that is no language tag (BCP 47) is stamped on nothing.
+// A stanza that is stored, broadcast or sent from memory has the sender's xml:lang, as a live stanza has
+// (RFC 6120 section 8.1.5). A value that is no language tag (BCP 47) is not put on stanzas.
 func TestLanguageOfWhatIsKept(t *testing.T) {
 	for lang, stamped := range map[string]bool{"de-CH": true, "not a tag": false, "en_US": false} {
 		s := sessiontest.New(t, sessiontest.Options{})
@@ -432,8 +435,8 @@ func TestLanguageOfWhatIsKept(t *testing.T) {
 	}
 }
 
-// Where the store takes no writes, what was handed over can't be erased: the client gets it once, and
-// again with its next presence, but not without end; then it is erased.
+// While the store refuses writes, delivered messages can't be erased. The client gets them once, and again
+// with its next presence, but not in an endless loop. After that they are erased.
 func TestNothingIsErased(t *testing.T) {
 	var flaky storetest.Flaky
 	s := free(t, sessiontest.Options{Fault: flaky.Fault})
@@ -449,11 +452,11 @@ func TestNothingIsErased(t *testing.T) {
 	two.Send("<presence/>")
 	s.Settle()
 	got := texts(one.Received())
-	if n := len(texts(two.Received())); n > 5 { // it may have what the first has, but not without end
+	if n := len(texts(two.Received())); n > 5 { // it may get what the first one got, but not in an endless loop
 		t.Errorf("while nothing can be erased, the other device got %d of 5 messages", n)
 	}
 	flaky.Writes.Store(false)
-	for range 60 { // it is tried again by itself
+	for range 60 { // the replay is tried again after a pause
 		s.Advance(time.Second)
 		s.Settle()
 	}
@@ -467,8 +470,7 @@ func TestNothingIsErased(t *testing.T) {
 	equal(t, "another device, later", texts(three.Received()), nil)
 }
 
-// A message or a subscription that could not be written is answered: its sender does not believe that it
-// is kept.
+// A message or a subscription request that could not be written is answered with an error.
 func TestNotWritten(t *testing.T) {
 	var flaky storetest.Flaky
 	s := sessiontest.New(t, sessiontest.Options{Fault: flaky.Fault})
@@ -495,8 +497,8 @@ func TestNotWritten(t *testing.T) {
 	}
 }
 
-// Messages that wait, and those that came when there was no room to wait, are in order also where the
-// session ends.
+// Messages that a session had queued, and those that arrived while its queue was full, stay in order if
+// the session ends.
 func TestOrderWhenTheSessionEnds(t *testing.T) {
 	s := free(t, sessiontest.Options{Module: roomy})
 	romeo := s.Login("romeo", "romeo@localhost/orchard")
@@ -531,7 +533,8 @@ func TestOrderWhenTheSessionEnds(t *testing.T) {
 	equal(t, "the other device", texts(got), numbers(0, all))
 }
 
-// A request that waits behind messages has its answer when the session ends (RFC 6120 §8.2.3).
+// An iq that a session has queued after messages is answered when the session ends (RFC 6120 section
+// 8.2.3).
 func TestRequestBehindMessages(t *testing.T) {
 	s := free(t, sessiontest.Options{})
 	romeo := s.Login("romeo", "romeo@localhost/orchard")
@@ -552,8 +555,8 @@ func TestRequestBehindMessages(t *testing.T) {
 	}
 }
 
-// Presence that came first leaves first, also where it waits behind messages: no resource seems to be
-// there that has gone.
+// Presence is delivered in the order of its arrival, also if it is queued during a replay: no contact
+// seems to be available that has left.
 func TestPresenceBehindMessages(t *testing.T) {
 	s := free(t, sessiontest.Options{})
 	romeo := s.Login("romeo", "romeo@localhost/orchard")
@@ -578,7 +581,7 @@ func TestPresenceBehindMessages(t *testing.T) {
 	}
 }
 
-// An answer of the server does not wait for stored messages.
+// An answer of the server itself is not queued during a replay.
 func TestAnswerWhileHandedOver(t *testing.T) {
 	s := free(t, sessiontest.Options{})
 	romeo := s.Login("romeo", "romeo@localhost/orchard")
@@ -593,7 +596,7 @@ func TestAnswerWhileHandedOver(t *testing.T) {
 	romeo.Send("<message to='juliet@localhost/balcony' type='chat'><body>" + body(99, 0) + "</body></message>")
 	juliet.Send("<iq type='get' id='r'><query xmlns='jabber:iq:roster'/></iq>")
 	got := ""
-	for len(got) < 600_000 && !juliet.Conn().Ended() { // two slices and what they are in
+	for len(got) < 600_000 && !juliet.Conn().Ended() { // two slices with their markup
 		juliet.Conn().SetWindow(20_000)
 		s.Advance(100 * time.Millisecond)
 		if got += juliet.Received(); strings.Contains(got, "id='r'") {
@@ -603,7 +606,7 @@ func TestAnswerWhileHandedOver(t *testing.T) {
 	t.Errorf("no answer in %d bytes", len(got))
 }
 
-// A worker queue without room, once, does not keep stored messages back until the next login.
+// If the worker queue is full once, stored messages are delivered a little later, not at the next login.
 func TestHandedOverLater(t *testing.T) {
 	s := free(t, sessiontest.Options{})
 	romeo := s.Login("romeo", "romeo@localhost/orchard")
@@ -637,7 +640,8 @@ func (b *busy) Do(c reactor.Class, l *reactor.Loop, work func() error, then func
 	return b.below.Do(c, l, work, then)
 }
 
-// What waits for a client that has stopped to read is for another resource when its connection is lost.
+// Messages that are queued for a client that no longer reads go to another session when its connection is
+// lost.
 func TestHeldForAnotherResource(t *testing.T) {
 	s := free(t, sessiontest.Options{Reactor: func(c *reactor.Config) { c.OutboxBytes = 300_000 }})
 	romeo := s.Login("romeo", "romeo@localhost/orchard")
@@ -659,8 +663,8 @@ func TestHeldForAnotherResource(t *testing.T) {
 	}
 }
 
-// Messages that are stored after all before were taken, and the account was read again, come to a session
-// that has taken those.
+// After all stored messages were taken and the account was reloaded, a message that is stored then is
+// still delivered to the session that took the others.
 func TestStoredAfterAReload(t *testing.T) {
 	var flaky storetest.Flaky
 	s := free(t, sessiontest.Options{Fault: flaky.Fault})
@@ -678,7 +682,8 @@ func TestStoredAfterAReload(t *testing.T) {
 	s.Settle()
 	equal(t, "the first", texts(juliet.Received()), numbers(0, 5))
 	flaky.Writes.Store(true)
-	juliet.Send("<presence to='nurse@localhost' type='subscribe'/>") // it fails, and the account is read again
+	// the write fails, and the account is reloaded
+	juliet.Send("<presence to='nurse@localhost' type='subscribe'/>")
 	s.Settle()
 	flaky.Writes.Store(false)
 	juliet.Send("<presence type='unavailable'/>")
@@ -690,7 +695,7 @@ func TestStoredAfterAReload(t *testing.T) {
 	equal(t, "the next", texts(juliet.Received()), numbers(5, 8))
 }
 
-// A client that takes its presence back and sends it again while it is given messages gets each once.
+// A client that becomes unavailable and available again during a replay gets each message once.
 func TestPresenceToggled(t *testing.T) {
 	const n = 12
 	s := free(t, sessiontest.Options{})
@@ -719,8 +724,9 @@ func TestPresenceToggled(t *testing.T) {
 	equal(t, "in all", list, numbers(0, n+1))
 }
 
-// A message that one resource has is not given to it once more when another, for which it waited too,
-// ends: one client is enough (RFC 6121 §8.5.2.1.1). Where all that it waited for end, it is stored once.
+// A message that one session has got is not delivered again when another session ends that had queued it
+// too: one client is enough (RFC 6121 section 8.5.2.1.1). If all sessions that queued it end, it is stored
+// once.
 func TestOneClientIsEnough(t *testing.T) {
 	for name, cut := range map[string][]string{"one": {"one"}, "both": {"one", "two"}} {
 		t.Run(name, func(t *testing.T) {
@@ -736,7 +742,7 @@ func TestOneClientIsEnough(t *testing.T) {
 			s.Settle()
 			two.Send("<presence/>")
 			two.Received()
-			if name == "both" { // it has what fills its outbox, and no room
+			if name == "both" { // its outbox is full
 				two.Conn().SetWindow(0)
 				for range 3 {
 					romeo.Send("<message to='juliet@localhost/two' type='headline'><body>news" +

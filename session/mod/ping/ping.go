@@ -1,9 +1,9 @@
-// Package ping answers XMPP pings (XEP-0199).
+// Package ping implements XMPP ping (XEP-0199).
 //
 //	C: <iq type='get' id='1'><ping xmlns='urn:xmpp:ping'/></iq>
 //	S: <iq type='result' id='1'/>
 //
-// State: none. Stored: nothing.
+// In memory: nothing. Stored: nothing. Hooks: iq handlers for accounts, hosts and service hosts.
 package ping
 
 import (
@@ -11,7 +11,7 @@ import (
 	"canto/xmlstream"
 )
 
-// Manifest is how the loader knows this module.
+// Manifest describes this module to the loader.
 var Manifest = session.Manifest{
 	Name:     "ping",
 	Spec:     "XEP-0199 2.0.1",
@@ -22,12 +22,14 @@ var Manifest = session.Manifest{
 	New:      func() session.Module { return module{} },
 }
 
+// ns is the namespace of XMPP ping.
 const ns = "urn:xmpp:ping"
 
 var ping = xmlstream.N(ns, "ping")
 
 type module struct{}
 
+// Load implements [session.Module].
 func (module) Load(api *session.API) error {
 	api.Advertise(ns)
 	api.AdvertiseAccount(ns)

@@ -9,9 +9,9 @@ import (
 	"canto/session/sessiontest"
 )
 
-// K58: one session remembers directed presence to 1,000 addresses; one more is refused with
-// resource-constraint, and changes nothing. Each of them is sent unavailable exactly once (RFC 6121
-// §4.6.3).
+// K58: a session may have sent directed presence to 1,000 addresses. One more is answered with
+// resource-constraint and changes nothing. Each address gets unavailable presence exactly once (RFC 6121
+// section 4.6.3).
 func TestAttackK58Directed(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{})
 	romeo, juliet := s.Login("romeo", "romeo@localhost/orchard"), s.Login("juliet", "juliet@localhost/balcony")

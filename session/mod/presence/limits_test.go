@@ -11,15 +11,15 @@ import (
 	"canto/session/sessiontest"
 )
 
-// fast lets a stream send as much as it likes.
+// fast returns limits without a rate.
 func fast() sessiontest.Options {
 	lim := session.DefaultLimits()
 	lim.Rate, lim.RateBurst = 64<<20, 64<<20
 	return sessiontest.Options{Limits: &lim}
 }
 
-// RFC 6121 §4.4: presence is kept for each resource and sent to each contact, so that it has a limit of
-// its own; what is longer is refused whatever it is, changes nothing, and reaches no contact.
+// RFC 6121 section 4.4: presence is kept for each resource and sent to each contact, so it has a limit of
+// its own. A longer stanza is refused, changes nothing, and reaches no contact.
 func TestLongPresence(t *testing.T) {
 	s := sessiontest.New(t, fast())
 	juliet := s.Login("juliet", "juliet@localhost/balcony")
@@ -50,8 +50,8 @@ func TestLongPresence(t *testing.T) {
 	}
 }
 
-// RFC 6121 §4.6.3: who got directed presence is kept, within a limit of addresses and one of bytes
-// (attack K58).
+// RFC 6121 section 4.6.3: the addresses that got directed presence are kept, within a limit of addresses
+// and a limit of bytes (attack K58).
 func TestLongDirected(t *testing.T) {
 	s := sessiontest.New(t, fast())
 	romeo := s.Login("romeo", "romeo@localhost/orchard")
@@ -74,8 +74,8 @@ func TestLongDirected(t *testing.T) {
 	}
 }
 
-// RFC 6121 §4.6.3: all who got directed presence get the unavailable presence, of which there is one copy
-// for all of them.
+// RFC 6121 section 4.6.3: all addresses that got directed presence get the unavailable presence, which is
+// in memory once for all of them.
 func TestOneCopyOfUnavailable(t *testing.T) {
 	s := sessiontest.New(t, fast())
 	juliet := s.Login("juliet", "juliet@localhost/balcony")
@@ -101,8 +101,8 @@ func TestOneCopyOfUnavailable(t *testing.T) {
 	}
 }
 
-// What is copied to many costs its sender's rate more than what goes to one: a stream that broadcasts
-// long presence is paused, one that broadcasts a usual one is not.
+// A broadcast costs its sender's rate more than a stanza to one address: a stream that broadcasts long
+// presence is paused, a stream that broadcasts usual presence is not.
 func TestBroadcastCosts(t *testing.T) {
 	answered := func(size int) bool {
 		s := sessiontest.New(t, sessiontest.Options{}) // 256 KiB a second, and 1 MiB at once

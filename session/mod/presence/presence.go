@@ -1,16 +1,23 @@
-// Package presence is RFC 6121 §3 and §4: subscriptions, presence broadcast, probes and directed
-// presence.
+// Package presence implements presence for accounts: subscriptions (RFC 6121 section 3), broadcast, probes
+// and directed presence (RFC 6121 section 4).
 //
 //	romeo:  <presence><show>away</show></presence>
 //	juliet: <presence from='romeo@localhost/orchard' to='juliet@localhost'><show>away</show></presence>
 //
-// State in a session: its last presence and priority (the kernel's fields), and the addresses that
-// got directed presence, in a slot. Resident: nothing of its own; it moves the states in the roster.
-// Stored: nothing of its own.
+// How it works. A presence stanza is handled twice: at the account of its sender, and at the account of
+// its recipient. Each side changes its own roster only, and never holds the lock of both. The states of
+// subscriptions are in the roster; [roster.Outbound] and [roster.Inbound] are the tables of RFC 6121
+// Appendix A. This package applies them: it changes the roster, forwards the stanza, and sends the
+// presence that the new state calls for.
 //
-// Hooks: PrePresence in phase Deliver, under the sender's lock, where what the user sends changes
-// the user's own state; Presence in phase Deliver, under the recipient's lock, for what arrives.
-// Both come after Guard, so that a blocked contact changes nothing. Unbound, for who vanishes.
+// In memory, in a session: its last presence and priority, which are fields of the kernel's Session, and a
+// [directedSet], the addresses that got directed presence. In memory, in a warm account: only the roster.
+// Stored: nothing of its own; a pending subscription request is part of the roster.
+//
+// Hooks: PrePresence in phase Deliver, under the sender's lock, for presence that a client of the account
+// sends; Presence in phase Deliver, under the recipient's lock, for presence that arrives. Both run after
+// phase Guard, so a blocked contact changes nothing. Unbound tells contacts that a session has ended;
+// Deleted ends the subscriptions of a deleted account.
 package presence
 
 import (
@@ -25,7 +32,7 @@ import (
 	"canto/session/stanza"
 )
 
-// Manifest is how the loader knows this module.
+// Manifest describes this module to the loader.
 var Manifest = session.Manifest{
 	Name:     "presence",
 	Spec:     "RFC 6121 sections 3 and 4",
@@ -36,32 +43,37 @@ var Manifest = session.Manifest{
 	New:      func() session.Module { return new(Service) },
 }
 
+// directed has the addresses to which a session has sent directed presence. It has a codec, so a
+// hibernating session takes the set to another kernel.
 var (
 	directed = session.NewSessionVar("directed-presence",
 		&session.Codec[directedSet]{Version: directedVersion, AppendMarshal: appendDirected,
 			Unmarshal: readDirected})
 )
 
-// What one session may have sent directed presence to: addresses (attack K58), and bytes of all of them.
+// The limits of one session's directed presence. More is answered with resource-constraint (attack K58).
 const (
-	maxDirected      = 1000
-	maxDirectedBytes = 128 << 10
+	maxDirected      = 1000      // addresses
+	maxDirectedBytes = 128 << 10 // bytes of all these addresses
 )
 
-// maxPresence is the longest presence stanza that a user may send, in bytes as it was sent: it is kept
-// while its resource is available, and copied to each contact.
+// maxPresence is the most bytes that a presence stanza of a user may have, as it was sent. The server
+// keeps the stanza while the session is available, and copies it to each contact, so it is smaller than
+// the limit of other stanzas. A longer one is answered with policy-violation.
 const maxPresence = 16 << 10
 
-// directedSet is who got directed presence, and is owed an unavailable one.
+// A directedSet has the addresses that got directed presence from a session, and that must get its
+// unavailable presence (RFC 6121 section 4.6). The account's lock guards it.
 type directedSet struct {
-	to    []jid.JID
-	bytes int // of to
+	to    []jid.JID // each address once
+	bytes int       // the length of these addresses together
 }
 
-// directedVersion is that of what appendDirected writes.
+// directedVersion is the version of the form that appendDirected writes.
 const directedVersion = 1
 
-// appendDirected writes d down: the addresses, a NUL after each, which no address has.
+// appendDirected appends the marshaled form of d to dst: each address, followed by a NUL. No JID contains
+// a NUL.
 func appendDirected(dst []byte, d *directedSet) []byte {
 	for _, to := range d.to {
 		dst = append(append(dst, to.String()...), 0)
@@ -69,6 +81,8 @@ func appendDirected(dst []byte, d *directedSet) []byte {
 	return dst
 }
 
+// readDirected unmarshals what appendDirected has written. It fails for another version and for an address
+// that is no JID.
 func readDirected(version uint8, b []byte) (*directedSet, error) {
 	if version != directedVersion {
 		return nil, fmt.Errorf("presence: version %d, and %d is the one known here", version, directedVersion)
@@ -85,6 +99,7 @@ func readDirected(version uint8, b []byte) (*directedSet, error) {
 	return d, nil
 }
 
+// has reports whether d contains j. d may be nil.
 func (d *directedSet) has(j jid.JID) bool {
 	if d != nil {
 		for _, o := range d.to {
@@ -96,22 +111,26 @@ func (d *directedSet) has(j jid.JID) bool {
 	return false
 }
 
-// A Service is the module of one profile; a module that hides presence from some finds it.
+// A Service is the module of one profile. [session.Lookup] gives it to other modules, which may send
+// presence with it ([Service.SendPresence]) and hide the account from contacts ([Service.Hidden]).
 type Service struct {
 	rosters *roster.Service
-	// Hidden reports whether the account hides from who. Set while modules load; under the lock.
-	Hidden func(a *session.Account, who jid.JID) bool
+	// Hidden reports whether the account a sends no presence to contact, as it has blocked it. A module sets
+	// it in Load; nil: the account hides from no contact. It is called under the lock of a.
+	Hidden func(a *session.Account, contact jid.JID) bool
 }
 
-func (m *Service) isHidden(a *session.Account, who jid.JID) bool {
-	return m.Hidden != nil && m.Hidden(a, who)
+// isHidden reports whether a hides its presence from contact. Under the lock of a.
+func (m *Service) isHidden(a *session.Account, contact jid.JID) bool {
+	return m.Hidden != nil && m.Hidden(a, contact)
 }
 
-// Load adds the hooks and offers the Service.
+// Load implements [session.Module]: it adds the hooks and provides the Service. It fails if no module
+// provides rosters.
 func (m *Service) Load(api *session.API) error {
 	var ok bool
 	if m.rosters, ok = session.Lookup[*roster.Service](api); !ok {
-		return errors.New("nobody keeps rosters")
+		return errors.New("no module keeps rosters")
 	}
 	for _, t := range session.Targets {
 		api.Hooks.PrePresence[t].Add(api.Module, session.Deliver, m.handleOutbound)
@@ -125,13 +144,21 @@ func (m *Service) Load(api *session.API) error {
 	return nil
 }
 
-// WasDirected reports whether s has sent who directed presence. Under the account's lock.
-func WasDirected(s *session.Session, who jid.JID) bool {
+// WasDirected reports whether s has sent directed presence to the address to, or to its bare JID. Under
+// the account's lock.
+func WasDirected(s *session.Session, to jid.JID) bool {
 	d := directed.Get(s)
-	return d.has(who) || d.has(who.Bare())
+	return d.has(to) || d.has(to.Bare())
 }
 
-// handleOutbound handles what the user's own client sends.
+// handleOutbound is the PrePresence hook: it handles each presence stanza that a client of the account
+// sends. Under the sender's lock. Its steps:
+//
+//  1. Refuse a stanza over maxPresence, and a subscription or probe without an address.
+//  2. Presence without an address is a broadcast: see available and unavailable.
+//  3. A subscription stanza goes to outboundSubscription.
+//  4. Directed presence is remembered, and directed unavailable presence forgotten. These stanzas, and
+//     probes and errors, pass on to the recipient.
 func (m *Service) handleOutbound(ev *session.Stanza) session.Verdict {
 	if len(ev.Element.Raw()) > maxPresence {
 		return ev.Fail(stanza.PolicyViolation)
@@ -143,7 +170,7 @@ func (m *Service) handleOutbound(ev *session.Stanza) session.Verdict {
 		case stanza.TypeUnavailable:
 			return m.unavailable(ev)
 		}
-		return ev.Fail(stanza.BadRequest) // a subscription without an address
+		return ev.Fail(stanza.BadRequest)
 	}
 	if ev.Type.IsSubscription() {
 		return m.outboundSubscription(ev, ev.Type)
@@ -165,7 +192,8 @@ func (m *Service) handleOutbound(ev *session.Stanza) session.Verdict {
 	return session.Pass
 }
 
-// rememberDirected keeps who got directed presence (RFC 6121 §4.6.3).
+// rememberDirected adds the recipient of ev to the directed set of its session (RFC 6121 section 4.6.3),
+// or answers resource-constraint if the set is full. Under the sender's lock.
 func rememberDirected(ev *session.Stanza) session.Verdict {
 	d := directed.Get(ev.Session)
 	if d.has(ev.To) {
@@ -183,13 +211,19 @@ func rememberDirected(ev *session.Stanza) session.Verdict {
 	return session.Pass
 }
 
-// available broadcasts presence; the first of a session is its initial presence (RFC 6121 §4.2,
-// §4.4).
+// available handles a presence broadcast; the first one of a session is its initial presence (RFC 6121
+// sections 4.2 and 4.4). Under the account's lock. Its steps:
+//
+//  1. Read the priority. An invalid one is answered with bad-request.
+//  2. Keep the stanza as the session's presence.
+//  3. Send it to the contacts with a subscription, and to all available sessions of the account.
+//  4. For initial presence: see sendInitial.
+//  5. If the session can get messages from now on, run the Available hooks.
 func (m *Service) available(ev *session.Stanza) session.Verdict {
 	prio := int8(0)
 	if p, ok := ev.Element.Child(stanza.PriorityName); ok {
-		// RFC 6121 §4.7.2.3: an integer between -128 and +127, in the schema an xs:byte, which may have white
-		// space around it (XML Schema Part 2, §4.3.6).
+		// RFC 6121 section 4.7.2.3: an integer between -128 and +127, in the schema an xs:byte, which may have
+		// white space around it (XML Schema Part 2, §4.3.6).
 		n, err := strconv.ParseInt(string(bytes.Trim(p.Text(), " \t\r\n")), 10, 8)
 		if err != nil {
 			return ev.Fail(stanza.BadRequest)
@@ -199,11 +233,11 @@ func (m *Service) available(ev *session.Stanza) session.Verdict {
 	s, a, l := ev.Session, ev.Account(), ev.LoopRouter()
 	first := !s.Available()
 	_, old := s.Presence()
-	begins := prio >= 0 && (first || old < 0)
+	becomesAvailable := prio >= 0 && (first || old < 0)
 	s.SetPresence(l.Intern(ev), prio)
 	p, _ := s.Presence()
 	m.broadcast(l, a, s.JID(), p)
-	for _, o := range a.Resources() { // to oneself too (§4.2.2)
+	for _, o := range a.Resources() { // s gets its own presence too (section 4.2.2)
 		if o.Available() {
 			l.Deliver(o, ev)
 		}
@@ -211,26 +245,27 @@ func (m *Service) available(ev *session.Stanza) session.Verdict {
 	if first {
 		m.sendInitial(ev, s, a)
 	}
-	if begins {
+	if becomesAvailable {
 		l.BecameAvailable(s)
 	}
 	return session.Done
 }
 
-// sendInitial is what only initial presence sets off: probes to those whose presence the user gets, the
-// presence of the user's other resources, and requests that wait for an answer (§4.2.2, §3.1.3).
+// sendInitial does what follows initial presence only. It sends probes to the contacts whose presence the
+// user gets; it sends s the presence of the other sessions of a (RFC 6121 section 4.2.2); and it sends s
+// the subscription requests that wait for the user's answer (section 3.1.3). Under the lock of a.
 func (m *Service) sendInitial(ev *session.Stanza, s *session.Session, a *session.Account) {
 	l := ev.LoopRouter()
 	ap := l.Appender()
 	ap.Open(stanza.PresenceName).Attr(stanza.AttrType, "probe").Close()
-	seats := l.TempRecipients()
+	recipients := l.TempRecipients()
 	r := roster.Of(a)
 	for it := range r.All() {
 		if it.To && !m.isHidden(a, it.JID) {
-			seats.Add(it.JID)
+			recipients.Add(it.JID)
 		}
 	}
-	l.Fanout(a, s.JID(), ap.B, seats)
+	l.Fanout(a, s.JID(), ap.B, recipients)
 	for _, o := range a.Resources() {
 		if o != s && o.Available() {
 			p, _ := o.Presence()
@@ -240,54 +275,61 @@ func (m *Service) sendInitial(ev *session.Stanza, s *session.Session, a *session
 	pullRequests(l, s)
 }
 
-// broadcast sends el, presence of from without 'to', to everybody who has a subscription (§4.2.2).
+// broadcast sends el, a presence of from without a 'to', to each contact of a that has a subscription to
+// it (RFC 6121 section 4.2.2). A contact from which a hides gets none. Under the lock of a.
 func (m *Service) broadcast(l *session.LoopRouter, a *session.Account, from jid.JID, el []byte) {
-	seats := l.TempRecipients()
+	recipients := l.TempRecipients()
 	for it := range roster.Of(a).All() {
 		if it.From && !m.isHidden(a, it.JID) {
-			seats.Add(it.JID)
+			recipients.Add(it.JID)
 		}
 	}
-	l.Fanout(a, from, el, seats)
+	l.Fanout(a, from, el, recipients)
 }
 
-// unavailable is §4.5: the same to all of them, and to those who got directed presence.
+// unavailable handles unavailable presence that a client has sent (RFC 6121 section 4.5). Under the
+// account's lock.
 func (m *Service) unavailable(ev *session.Stanza) session.Verdict {
 	m.sendUnavailable(ev.LoopRouter(), ev.Account(), ev.Session, ev.AppendForStorage(nil))
 	return session.Done
 }
 
-// unbound is unavailable for a session that ends without having said so (§4.5.3).
+// unbound is the Unbound hook: it sends unavailable presence for a session that has ended without sending
+// it (RFC 6121 section 4.5.3). Under the account's lock.
 func (m *Service) unbound(l *session.LoopRouter, s *session.Session) {
 	ap := l.Appender()
 	ap.Open(stanza.PresenceName).Attr(stanza.AttrType, "unavailable").Close()
 	m.sendUnavailable(l, s.Account(), s, append([]byte(nil), ap.B...))
 }
 
-// deleted ends every subscription of an account that is no more (XEP-0077 §3.2), so that the next account
-// of its name gets no presence that was meant for this one.
-func deleted(l *session.LoopRouter, a *session.Account, tell func(to jid.JID, el []byte)) {
+// deleted is the Deleted hook: it ends every subscription of a deleted account (XEP-0077 section 3.2).
+// Otherwise a later account of the same name would get presence that was meant for this one. notify sends
+// a stanza to a bare JID. Under the account's lock; after a crash it may run again.
+func deleted(l *session.LoopRouter, a *session.Account, notify func(to jid.JID, el []byte)) {
 	for it := range roster.Of(a).All() {
 		for typ, on := range [...]bool{it.To || it.PendingOut, it.From || it.PendingIn} {
 			if on {
 				ap := l.Appender()
 				ap.Open(stanza.PresenceName).Attr(stanza.AttrType,
 					[...]string{"unsubscribe", "unsubscribed"}[typ]).Close()
-				tell(it.JID, ap.B)
+				notify(it.JID, ap.B)
 			}
 		}
 	}
 }
 
+// sendUnavailable sends el, the unavailable presence of s, to each address that got its presence: the
+// directed set, the contacts with a subscription, and the available sessions of a. Each gets it once. Then
+// s has no presence. If s was not available, only the directed set gets el. Under the lock of a.
 func (m *Service) sendUnavailable(l *session.LoopRouter, a *session.Account, s *session.Session, el []byte) {
 	if d := directed.Get(s); d != nil {
-		seats := l.TempRecipients()
+		recipients := l.TempRecipients()
 		for _, to := range d.to {
-			if !s.Available() || !roster.Of(a).State(to.Bare()).From {
-				seats.Add(to)
+			if !s.Available() || !roster.Of(a).State(to.Bare()).From { // the broadcast below has the others
+				recipients.Add(to)
 			}
 		}
-		l.Fanout(a, s.JID(), el, seats) // one copy for all of them
+		l.Fanout(a, s.JID(), el, recipients) // el is copied once for all of them
 		directed.Set(s, nil)
 	}
 	if !s.Available() {
@@ -302,20 +344,29 @@ func (m *Service) sendUnavailable(l *session.LoopRouter, a *session.Account, s *
 	s.SetPresence(nil, 0)
 }
 
-// outboundSubscription takes the user's own subscription stanza through Appendix A.2. It goes on from the
-// bare JID (§3.1.2), and only after the change was given to the store.
+// outboundSubscription handles a subscription stanza of type typ that the user's client has sent (RFC 6121
+// Appendix A.2). Under the sender's lock. Its steps:
+//
+//  1. Look up the contact and its new state. A stanza to the user's own account ends here.
+//  2. If the state changes, give the change to the store; without space answer resource-constraint. A
+//     pending request that is answered now is dropped.
+//  3. Forward the stanza from the user's bare JID (section 3.1.2).
+//  4. Send the contact the user's presence, or unavailable presence.
+//
+// The stanza is forwarded before the commit is durable. If the commit fails, the account is reloaded and
+// the user gets an error.
 func (m *Service) outboundSubscription(ev *session.Stanza, typ stanza.Type) session.Verdict {
 	a, l := ev.Account(), ev.LoopRouter()
-	who := ev.To.Bare()
-	if who == a.JID() {
-		return session.Done // to oneself there is nothing to subscribe to
+	contact := ev.To.Bare()
+	if contact == a.JID() {
+		return session.Done
 	}
-	it, _ := roster.Of(a).Get(who)
-	it.JID = who
-	mv := roster.Outbound(it.State, typ)
+	it, _ := roster.Of(a).Get(contact)
+	it.JID = contact
+	tr := roster.Outbound(it.State, typ)
 	var t session.Ticket
-	if mv.State != it.State || !it.Listed && typ == stanza.TypeSubscribe {
-		it.State = mv.State
+	if tr.State != it.State || !it.Listed && typ == stanza.TypeSubscribe {
+		it.State = tr.State
 		if !it.PendingIn {
 			it.Request = ""
 		}
@@ -327,21 +378,22 @@ func (m *Service) outboundSubscription(ev *session.Stanza, typ stanza.Type) sess
 		}
 		t = m.rosters.Put(l, a, it)
 	}
-	if mv.Forward {
+	if tr.Forward {
 		ap := ev.Appender()
 		ap.B = ev.AppendForStorage(ap.B)
-		ev.Send(a.JID(), who, ap.B)
+		ev.Send(a.JID(), contact, ap.B)
 	}
-	if mv.SendPresence || mv.SendUnavailable {
-		m.SendPresence(l, a, mv.SendPresence, who)
+	if tr.SendPresence || tr.SendUnavailable {
+		m.SendPresence(l, a, tr.SendPresence, contact)
 	}
 	return ev.Stored(t)
 }
 
-// SendPresence sends each of who the presence of every available resource, or that it is unavailable: one
-// copy of each presence, however many they are. Under a's lock.
-func (m *Service) SendPresence(l *session.LoopRouter, a *session.Account, on bool, who ...jid.JID) {
-	if len(who) == 0 {
+// SendPresence sends to each address of to the presence of every available session of a if available is
+// true, else unavailable presence of each. Each stanza is copied once, however many addresses there are.
+// Under the lock of a, on the loop of l.
+func (m *Service) SendPresence(l *session.LoopRouter, a *session.Account, available bool, to ...jid.JID) {
+	if len(to) == 0 {
 		return
 	}
 	for _, s := range a.Resources() {
@@ -349,19 +401,22 @@ func (m *Service) SendPresence(l *session.LoopRouter, a *session.Account, on boo
 			continue
 		}
 		p, _ := s.Presence()
-		if !on {
+		if !available {
 			ap := l.Appender()
 			p = ap.Open(stanza.PresenceName).Attr(stanza.AttrType, "unavailable").Close().B
 		}
-		seats := l.TempRecipients()
-		for _, w := range who {
-			seats.Add(w)
+		recipients := l.TempRecipients()
+		for _, j := range to {
+			recipients.Add(j)
 		}
-		l.Fanout(a, s.JID(), p, seats)
+		l.Fanout(a, s.JID(), p, recipients)
 	}
 }
 
-// handleInbound handles presence from others.
+// handleInbound is the Presence hook: it handles each presence stanza that arrives for the account. Under
+// the recipient's lock. Subscription stanzas and probes have functions of their own; a stanza of an
+// unknown type is dropped. Presence to a full JID goes to that session, presence to the bare JID to all
+// available sessions.
 func (m *Service) handleInbound(ev *session.Stanza) session.Verdict {
 	if ev.Type.IsSubscription() {
 		return m.inboundSubscription(ev, ev.Type)
@@ -374,13 +429,13 @@ func (m *Service) handleInbound(ev *session.Stanza) session.Verdict {
 	}
 	a, l := ev.Account(), ev.LoopRouter()
 	if ev.Target == session.ToFull {
-		if s := a.Resource(ev.To); s != nil { // connected is enough (RFC 6121 §8.5.3.1)
+		if s := a.Resource(ev.To); s != nil { // it need not be available (RFC 6121 section 8.5.3.1)
 			l.Deliver(s, ev)
 		}
 		return session.Done
 	}
-	// A request left from the bare JID (RFC 6121 §3.1.2), and its refusal comes back there; no other error
-	// is waited for.
+	// A subscription request is sent from the bare JID (RFC 6121 section 3.1.2), so an error to it comes back
+	// to the bare JID. The user waits for no other error.
 	if ev.Type == stanza.TypeError && !roster.Of(a).State(ev.From.Bare()).PendingOut {
 		return session.Done
 	}
@@ -392,8 +447,9 @@ func (m *Service) handleInbound(ev *session.Stanza) session.Verdict {
 	return session.Done
 }
 
-// probed answers a probe with the presence of each available resource, to those only who may have
-// it; nobody else learns anything (§4.3.2, attack K60).
+// probed answers a presence probe with the presence of each available session, if the prober is the user
+// or a contact with a subscription. Any other prober gets no answer, so that it does not learn whether the
+// account exists (RFC 6121 section 4.3.2, attack K60). Under the recipient's lock.
 func (m *Service) probed(ev *session.Stanza) session.Verdict {
 	a, l := ev.Account(), ev.LoopRouter()
 	if ev.From.Bare() != a.JID() && !roster.Of(a).State(ev.From.Bare()).From {
@@ -408,36 +464,48 @@ func (m *Service) probed(ev *session.Stanza) session.Verdict {
 	return session.Done
 }
 
-// inboundSubscription takes a contact's subscription stanza through Appendix A.3.
+// inboundSubscription handles a subscription stanza of type typ from a contact (RFC 6121 Appendix A.3).
+// Under the recipient's lock. Its steps:
+//
+//  1. Look up the contact and its new state. If the state changes and the disk is full, answer
+//     resource-constraint.
+//  2. A new request is kept whole in the roster until the user answers (section 3.1.3), or refused
+//     with resource-constraint if the roster has no space for it.
+//  3. Deliver the stanza to the user's clients, before the roster push (sections 3.1.6, 3.2.3, 3.3.3).
+//     A request goes to available sessions, any other stanza to sessions that have asked for the roster.
+//  4. If the state changes, give the change to the store; this sends the roster push.
+//  5. Answer "subscribed" for the user if the state says so, and send the contact presence, or
+//     unavailable presence.
+//
+// If the commit fails, the account is reloaded and the sender gets an error.
 func (m *Service) inboundSubscription(ev *session.Stanza, typ stanza.Type) session.Verdict {
 	a, l := ev.Account(), ev.LoopRouter()
-	who := ev.From.Bare()
-	it, _ := roster.Of(a).Get(who)
-	it.JID = who
-	mv := roster.Inbound(it.State, typ)
+	contact := ev.From.Bare()
+	it, _ := roster.Of(a).Get(contact)
+	it.JID = contact
+	tr := roster.Inbound(it.State, typ)
 	var t session.Ticket
-	if mv.State != it.State && m.rosters.Full() {
+	if tr.State != it.State && m.rosters.Full() {
 		return ev.Fail(stanza.ResourceConstraint)
 	}
-	if typ == stanza.TypeSubscribe && mv.Forward {
-		// It is kept whole until it is answered, or refused (RFC 6121 §3.1.3).
-		kept := it
-		kept.State, kept.Request = mv.State, string(ev.AppendForStorage(nil))
-		if len(kept.Request) > roster.MaxRequest || !m.rosters.Fits(a, &kept) {
+	if typ == stanza.TypeSubscribe && tr.Forward {
+		pending := it
+		pending.State, pending.Request = tr.State, string(ev.AppendForStorage(nil))
+		if len(pending.Request) > roster.MaxRequest || !m.rosters.Fits(a, &pending) {
 			return ev.Fail(stanza.ResourceConstraint)
 		}
-		it.Request = kept.Request
+		it.Request = pending.Request
 	}
-	if mv.Forward { // before the roster push (§3.1.6, §3.2.3, §3.3.3)
-		ev.From, ev.To = who, a.JID()
+	if tr.Forward {
+		ev.From, ev.To = contact, a.JID()
 		for _, s := range a.Resources() {
 			if typ == stanza.TypeSubscribe && s.Available() || typ != stanza.TypeSubscribe && s.Interested() {
 				l.Deliver(s, ev)
 			}
 		}
 	}
-	if mv.State != it.State {
-		if it.State = mv.State; !it.PendingIn {
+	if tr.State != it.State {
+		if it.State = tr.State; !it.PendingIn {
 			it.Request = ""
 		}
 		if it.From {
@@ -445,13 +513,13 @@ func (m *Service) inboundSubscription(ev *session.Stanza, typ stanza.Type) sessi
 		}
 		t = m.rosters.Put(l, a, it)
 	}
-	if mv.AutoApprove {
+	if tr.AutoApprove {
 		ap := ev.Appender()
 		ap.Open(stanza.PresenceName).Attr(stanza.AttrType, "subscribed").Close()
-		ev.Send(a.JID(), who, ap.B)
+		ev.Send(a.JID(), contact, ap.B)
 	}
-	if mv.SendPresence || mv.SendUnavailable {
-		m.SendPresence(l, a, mv.SendPresence, who)
+	if tr.SendPresence || tr.SendUnavailable {
+		m.SendPresence(l, a, tr.SendPresence, contact)
 	}
 	return ev.Stored(t)
 }

@@ -13,8 +13,8 @@ import (
 
 func TestConversations(t *testing.T) { sessiontest.Run(t, "testdata", sessiontest.Options{}) }
 
-// Requests of strangers, more than an outbox holds, are handed over as the client takes them, each once
-// and whole, and do not end the session (RFC 6121 §3.1.3).
+// Subscription requests of other users, more than an outbox holds, are delivered as the client reads, each
+// once and whole. They do not end the session (RFC 6121 section 3.1.3).
 func TestManyRequests(t *testing.T) {
 	const n = 70
 	lim := session.DefaultLimits()

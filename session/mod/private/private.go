@@ -1,11 +1,17 @@
-// Package private keeps XML for a client that only its own account may read (XEP-0049).
+// Package private implements private XML storage (XEP-0049): XML elements that a client stores on the
+// server, and that only the same account can read.
 //
-//	C: <iq type='set' id='1'><query xmlns='jabber:iq:private'><exodus xmlns='exodus:prefs'><nick>Hamlet</nick></exodus></query></iq>
+//	C: <iq type='set' id='1'><query xmlns='jabber:iq:private'>
+//	     <exodus xmlns='exodus:prefs'><nick>Hamlet</nick></exodus></query></iq>
 //	S: <iq type='result' id='1'/>
 //
-// Stored: one row for each name of an element, read when it is asked for. State in an account: how much
-// its rows are, read on a worker by its first set, so that the limits hold for all that it keeps. An
-// element with nothing in it takes its row away: to read it is the same, and it makes room.
+// An empty element deletes its row: a client reads the same from both, and the row takes no space.
+//
+// In memory, in a warm account: the [usage] of its rows, once the first set has read it. It makes the
+// limits hold for all that the account stores. Stored: one row for each name of an element, read by a
+// worker for each request.
+//
+// Hooks: iq handlers, under the lock of the account.
 package private
 
 import (
@@ -17,7 +23,7 @@ import (
 	"canto/xmlstream"
 )
 
-// Manifest is how the loader knows this module.
+// Manifest describes this module to the loader.
 var Manifest = session.Manifest{
 	Name:     "private",
 	Spec:     "XEP-0049 1.2",
@@ -28,40 +34,45 @@ var Manifest = session.Manifest{
 	New:      func() session.Module { return new(module) },
 }
 
+// ns is the namespace of private XML storage.
 const ns = "jabber:iq:private"
 
 var (
+	// rows has the elements, keyed by account and rowKey. The prefix 'p' is part of the store's format and
+	// does not change.
 	rows  = store.NewMap[string, []byte]("private", 'p', 1)
 	query = xmlstream.N(ns, "query")
 )
 
-// Options are the module's section of the configuration. An element that is too long is policy-violation;
-// one that an account has no room for is resource-constraint.
+// Options is the module's section of the configuration. An element that is too long is answered with
+// policy-violation, an element for which the account has no space with resource-constraint.
 type Options struct {
-	MaxBytes int `toml:"max_bytes"`       // of one element
-	MaxRows  int `toml:"max_elements"`    // of one account
-	MaxTotal int `toml:"max_total_bytes"` // of one account, names included
+	MaxBytes int `toml:"max_bytes"`       // the most bytes of one element
+	MaxRows  int `toml:"max_elements"`    // the most elements of one account
+	MaxTotal int `toml:"max_total_bytes"` // the most bytes of one account, with the names of the elements
 }
 
-// maxKey is the longest name of an element, with its namespace: names are kept in memory.
+// maxKey is the longest key, which is an element's name with its namespace, in bytes. Keys of warm
+// accounts are in memory.
 const maxKey = 1024
 
+// part is the usage of a warm account. No loader fills it: it is read by the first set.
 var part = session.NewPart[usage]("private")
 
-// usage is what the rows of an account take.
+// A usage is what the rows of an account take. The account's lock guards it.
 type usage struct {
-	loaded bool           // the rest has been read
-	rows   map[string]int // bytes of each, its key included
-	bytes  int            // of all
+	loaded bool           // the other fields have been read from the store
+	rows   map[string]int // the bytes of each row with its key, by key
+	bytes  int            // the bytes of all rows
 }
 
-// A row is one element of a set; no xml: it is to go.
+// A row is one element of a set request.
 type row struct {
 	key string
-	xml []byte
+	xml []byte // nil: the row is deleted
 }
 
-// Check is [session.OptionChecker].
+// Check implements [session.OptionChecker].
 func (o *Options) Check() (key, why string) {
 	return session.CheckRanges(
 		session.OptionRange{Key: "max_bytes", Value: o.MaxBytes, Min: 1024, Max: session.MaxStanza,
@@ -71,13 +82,17 @@ func (o *Options) Check() (key, why string) {
 		session.OptionRange{Key: "max_total_bytes", Value: o.MaxTotal, Min: 1024, Max: 1 << 30})
 }
 
+// A module is the module of one profile. It does not change after Load.
 type module struct {
 	opt    Options
 	values storage.Values
 }
 
+// defaultOptions returns the options of a configuration that does not mention the module.
 func defaultOptions() Options { return Options{MaxBytes: 64 << 10, MaxRows: 256, MaxTotal: 1 << 20} }
 
+// Load implements [session.Module]. It fails if an option is out of range, if there is no store, or if the
+// rows have a newer format.
 func (m *module) Load(api *session.API) error {
 	m.opt = defaultOptions()
 	if err := api.Decode(&m.opt); err != nil {
@@ -96,17 +111,19 @@ func (m *module) Load(api *session.API) error {
 	return nil
 }
 
-// rowKey is a row's: namespace and name can't run into each other, as a local name has no space.
+// rowKey returns the key of the row of e: namespace, a space, local name. No local name has a space, so
+// two names never have the same key. The result is false for an element without a namespace of its own.
 func rowKey(e xmlstream.Element) (string, bool) {
 	space := e.Space()
 	return string(space) + " " + string(e.Local()), len(space) > 0 && string(space) != ns &&
 		string(space) != stanza.NSClient
 }
 
+// get answers with the stored element of the requested name, or with the empty element of the request.
 func (m *module) get(ev *session.Stanza) session.Verdict {
 	e, ok := ev.Payload().First()
 	if !ok {
-		return ev.Fail(stanza.NotAcceptable) // XEP-0049 §2: at least one child with a namespace of its own
+		return ev.Fail(stanza.NotAcceptable) // XEP-0049 section 2: at least one child with its own namespace
 	}
 	if _, more := e.Next(); more {
 		return ev.Fail(stanza.BadRequest)
@@ -115,17 +132,23 @@ func (m *module) get(ev *session.Stanza) session.Verdict {
 	if !ok {
 		return ev.Fail(stanza.NotAcceptable)
 	}
-	asked := e.Clone()
+	answer := e.Clone()
 	return m.values.Await(ev, k, func(ev *session.Stanza, v []byte) session.Verdict {
 		if v != nil {
-			if kept, err := xmlstream.Parse(v); err == nil {
-				asked = kept
+			if stored, err := xmlstream.Parse(v); err == nil {
+				answer = stored
 			}
 		}
-		return ev.Reply(func(_ *session.Stanza, a *xmlstream.Appender) { a.Open(query).Raw(asked).Close() })
+		return ev.Reply(func(_ *session.Stanza, a *xmlstream.Appender) { a.Open(query).Raw(answer).Close() })
 	})
 }
 
+// set stores the elements of the request, all or none. Under the account's lock. Its steps:
+//
+//  1. Read the elements into rows, and check the limits of one request.
+//  2. If the usage of the account is not known, read it on a worker. If the account was reloaded or left
+//     memory meanwhile, answer resource-constraint; the next try reads it again.
+//  3. Store the rows: see put.
 func (m *module) set(ev *session.Stanza) session.Verdict {
 	var set []row
 	for e, ok := ev.Payload().First(); ok; e, ok = e.Next() {
@@ -138,7 +161,7 @@ func (m *module) set(ev *session.Stanza) session.Verdict {
 		if len(set) == m.opt.MaxRows || len(a.B) > m.opt.MaxBytes || len(k) > maxKey {
 			return ev.Fail(stanza.PolicyViolation)
 		}
-		if _, some := e.First(); !some && e.NumAttr() == 0 && len(e.Text()) == 0 {
+		if _, child := e.First(); !child && e.NumAttr() == 0 && len(e.Text()) == 0 {
 			a.B = nil
 		}
 		set = append(set, row{k, a.B})
@@ -164,9 +187,9 @@ func (m *module) set(ev *session.Stanza) session.Verdict {
 			return ev.Fail(stanza.InternalServerError)
 		}
 		if part.Get(a) != u {
-			return ev.Fail(stanza.ResourceConstraint) // the account left memory meanwhile; a second try reads again
+			return ev.Fail(stanza.ResourceConstraint)
 		}
-		if !u.loaded { // no other resource was faster
+		if !u.loaded { // another session's request may have loaded it
 			u.loaded, u.rows = true, rows
 			for _, n := range rows {
 				u.bytes += n
@@ -176,10 +199,11 @@ func (m *module) set(ev *session.Stanza) session.Verdict {
 	})
 }
 
-// put replaces rows where the limits of the account allow it. What takes no more than before is always
-// allowed: what is kept may be older than the limits.
+// put stores set if the limits of the account allow it, and answers once it is durable. A change that
+// takes no more than before is always allowed, because the stored rows may be older than the limits. If
+// one name is in set twice, the last element stays. Under the account's lock.
 func (m *module) put(ev *session.Stanza, u *usage, set []row) session.Verdict {
-	next := make(map[string]int, len(set)) // of the rows of set; the last of a name is the one that stays
+	next := make(map[string]int, len(set)) // the bytes of each row of set, 0 for a deleted one
 	for _, r := range set {
 		if next[r.key] = 0; r.xml != nil {
 			next[r.key] = len(r.key) + len(r.xml)

@@ -15,7 +15,7 @@ import (
 
 func TestConversations(t *testing.T) { sessiontest.Run(t, "testdata", sessiontest.Options{}) }
 
-// limited keeps at most rows elements and total bytes of an account.
+// limited returns options with at most rows elements and total bytes for an account.
 func limited(rows, total int) sessiontest.Options {
 	lim := session.DefaultLimits()
 	lim.Rate, lim.RateBurst = 64<<20, 64<<20
@@ -43,8 +43,8 @@ func element(i, size int) string {
 	return fmt.Sprintf("<x xmlns='test:%d'>%s</x>", i, strings.Repeat("x", size))
 }
 
-// XEP-0049: what an account keeps is limited for all requests together, in elements and in bytes; a new
-// value counts in the place of the old one, an empty one makes room, and a restart forgets nothing.
+// XEP-0049: the limits of elements and bytes hold for all requests of an account together. A new value
+// replaces the old one, an empty one frees its space, and a restart changes nothing.
 func TestLimitsOfAccount(t *testing.T) {
 	expect := func(t *testing.T, got, want, what string) {
 		t.Helper()
@@ -68,7 +68,7 @@ func TestLimitsOfAccount(t *testing.T) {
 			s = sessiontest.New(t, c.opt)
 			romeo = s.Login("romeo", "romeo@localhost/orchard")
 			home := s.Login("home", "romeo@localhost/home")
-			// Two resources at once, while what is kept is still unknown.
+			// Two sessions at once, before the usage is loaded.
 			romeo.Send("<iq type='set' id='1'><query xmlns='jabber:iq:private'>" + element(10, c.size) +
 				"</query></iq>")
 			expect(t, set(s, home, element(11, c.size)), refused, "one more of another resource after a restart")
@@ -76,7 +76,7 @@ func TestLimitsOfAccount(t *testing.T) {
 			expect(t, set(s, romeo, element(4, 0)), kept, "an empty one")
 			expect(t, set(s, home, element(10, c.size)), kept, "one more where one was emptied")
 			expect(t, set(s, romeo, element(4, c.size)), refused, "the emptied one again")
-			// Twice in one request is one.
+			// The same element twice in one request counts once.
 			expect(t, set(s, romeo, element(10, c.size)+element(10, c.size)), kept, "one element twice")
 			romeo.Send("<iq type='get' id='g'><query xmlns='jabber:iq:private'><x xmlns='test:4'/></query></iq>")
 			s.Settle()
@@ -86,7 +86,7 @@ func TestLimitsOfAccount(t *testing.T) {
 	}
 }
 
-// What is older than the limits stays, can be read, and can be changed to less.
+// Elements that are older than the limits stay, can be read, and can be made smaller.
 func TestOlderThanLimits(t *testing.T) {
 	opt := limited(100, 1<<20)
 	s := sessiontest.New(t, opt)
@@ -111,7 +111,7 @@ func TestOlderThanLimits(t *testing.T) {
 	}
 }
 
-// A set that the store could not make durable takes no room.
+// A set whose commit fails takes no space.
 func TestFlakyStore(t *testing.T) {
 	var flaky storetest.Flaky
 	opt := limited(10, 5000)

@@ -1,13 +1,20 @@
-// Package register lets people make accounts, change their password and leave, in band (XEP-0077). It
-// is off by default.
+// Package register implements in-band registration (XEP-0077): users create accounts, change their
+// password and delete their account. The module is off by default.
 //
 //	C: <iq type='get' id='1'><query xmlns='jabber:iq:register'/></iq>
-//	S: <iq type='result' id='1'><query xmlns='jabber:iq:register'><instructions>...</instructions><username/><password/></query></iq>
-//	C: <iq type='set' id='2'><query xmlns='jabber:iq:register'><username>romeo</username><password>secret</password></query></iq>
+//	S: <iq type='result' id='1'><query xmlns='jabber:iq:register'>
+//	     <instructions>...</instructions><username/><password/></query></iq>
+//	C: <iq type='set' id='2'><query xmlns='jabber:iq:register'>
+//	     <username>romeo</username><password>secret</password></query></iq>
 //	S: <iq type='result' id='2'/>
 //
-// State: none. Stored: the account. New accounts are limited by address; names that look like the
-// operator's are kept back.
+// New accounts are limited by the client's address. Names that look like an operator's can't be
+// registered.
+//
+// In memory: the throttle of new accounts. Stored: the account's row, which is the store's.
+//
+// Hooks: a stream feature for clients without an account, on the stream's loop; iq handlers, and PreIQ in
+// phase Deliver for requests to the host, both under the lock of the sender's account.
 package register
 
 import (
@@ -28,7 +35,7 @@ import (
 	"canto/xmlstream"
 )
 
-// Manifest is how the loader knows this module.
+// Manifest describes this module to the loader.
 var Manifest = session.Manifest{
 	Name:    "register",
 	Spec:    "XEP-0077 2.4",
@@ -41,8 +48,10 @@ var Manifest = session.Manifest{
 	New:      func() session.Module { return new(module) },
 }
 
+// ns is the namespace of in-band registration.
 const ns = "jabber:iq:register"
 
+// The names of the elements of XEP-0077.
 var (
 	feature      = xmlstream.N("http://jabber.org/features/iq-register", "register")
 	query        = xmlstream.N(ns, "query")
@@ -53,17 +62,18 @@ var (
 	remove       = xmlstream.N(ns, "remove")
 )
 
-// Random is where salts come from; the process gives it.
+// A Random is the source of salts for new passwords. The process gives it to the module as a
+// [session.Dependency]. Workers read it at the same time, so it must allow that.
 type Random struct{ io.Reader }
 
-// Options are the module's section of the configuration.
+// Options is the module's section of the configuration.
 type Options struct {
-	PerAddress int      `toml:"per_address"` // new accounts in an hour
-	Reserved   []string `toml:"reserved"`
-	PlainText  bool     `toml:"plain_text"` // without TLS too
+	PerAddress int      `toml:"per_address"` // new accounts from one address in an hour; 0: no limit
+	Reserved   []string `toml:"reserved"`    // names that can't be registered
+	PlainText  bool     `toml:"plain_text"`  // registration is offered without TLS too
 }
 
-// Check is [session.OptionChecker].
+// Check implements [session.OptionChecker].
 func (o *Options) Check() (key, why string) {
 	for _, name := range o.Reserved {
 		if _, err := jid.New(name, "localhost", ""); err != nil || name == "" {
@@ -75,9 +85,11 @@ func (o *Options) Check() (key, why string) {
 		Max: session.MaxRateEvents, Note: " in an hour; 0 is no limit"})
 }
 
-// deriveMicros of an account's keys, in microseconds of a core.
+// deriveMicros is the cost of deriving an account's keys, in microseconds of a worker, for the admission
+// queue. If it is wrong, registrations start too early or too late.
 const deriveMicros = 6000
 
+// A module is the module of one profile. It does not change after Load.
 type module struct {
 	opt      Options
 	db       *store.DB
@@ -86,18 +98,21 @@ type module struct {
 	throttle *session.Throttle
 }
 
+// defaultOptions returns the options of a configuration that does not mention the module.
 func defaultOptions() Options {
 	return Options{PerAddress: 5, Reserved: []string{"admin", "administrator", "root", "postmaster",
 		"hostmaster", "webmaster",
 		"abuse", "support", "security", "xmpp", "server"}}
 }
 
+// Load implements [session.Module]. It fails if an option is out of range, or if the process has given no
+// [Random].
 func (m *module) Load(api *session.API) error {
 	m.opt = defaultOptions()
 	if err := api.Decode(&m.opt); err != nil {
 		return err
 	}
-	for i, name := range m.opt.Reserved { // compared with names that are prepared
+	for i, name := range m.opt.Reserved { // they are compared with prepared names
 		j, err := jid.New(name, "localhost", "")
 		if err != nil {
 			return err
@@ -106,42 +121,53 @@ func (m *module) Load(api *session.API) error {
 	}
 	var ok bool
 	if m.rand, ok = session.Lookup[Random](api); !ok {
-		return errors.New("nobody gave a source of salts")
+		return errors.New("the process has given no source of salts")
 	}
 	m.db, m.router, m.throttle = storage.DB(api), api.Router, session.NewThrottle()
-	open := func(st session.Negotiation) bool { return m.opt.PlainText || st.Traits()&session.Secure != 0 }
+	allowed := func(st session.Negotiation) bool { return m.opt.PlainText || st.Traits()&session.Secure != 0 }
 	api.Hooks.Features = append(api.Hooks.Features,
 		session.StreamFeature{
-			Name: feature, Forbids: session.HasUser | session.S2S, Available: open,
+			Name: feature, Forbids: session.HasUser | session.S2S, Available: allowed,
 			Offer: func(_ session.Negotiation, a *xmlstream.Appender) { a.Open(feature).Close() },
 		},
 		session.StreamFeature{
-			Name: query, IQ: true, Forbids: session.HasUser | session.S2S, Available: open, Handle: m.unauthenticated,
+			Name: query, IQ: true, Forbids: session.HasUser | session.S2S, Available: allowed,
+			Handle: m.unauthenticated,
 		})
 	api.Advertise(ns)
 	for _, set := range []bool{false, true} {
 		api.Hooks.OnIQ(api.Module, set, query, m.authenticated, session.ToSelf)
 	}
-	// Clients address the host: the account is the sender's, whose lock is held in a Pre chain.
+	// Clients send these requests to the host, and mean their own account. In a Pre chain the lock of that
+	// account is held.
 	api.Hooks.PreIQ[session.ToHost].Add(api.Module, session.Deliver, func(ev *session.Stanza) session.Verdict {
 		if (ev.Type != stanza.TypeGet && ev.Type != stanza.TypeSet) || !ev.Payload().Is(query) {
 			return session.Pass
 		}
 		if ev.To.String() != ev.Host.Name {
-			return session.Pass // another host, or a gateway: its registration is not the account's (attack R08)
+			return session.Pass // another host, or a gateway, has registrations of its own (attack R08)
 		}
 		return m.authenticated(ev)
 	})
 	return nil
 }
 
-// deriveKeys are the keys of a new password; slow.
+// deriveKeys derives the keys of a new password. It takes milliseconds, so only workers call it. It fails
+// with [sasl.ErrPassword] for a password that SASLprep forbids.
 func (m *module) deriveKeys(pw string) ([]byte, error) {
 	k, err := sasl.DeriveKeys([]byte(pw), sasl.DefaultIterations, m.rand, sasl.SHA1, sasl.SHA256, sasl.SHA512)
 	return k.Encode(), err
 }
 
-// unauthenticated is somebody without an account.
+// unauthenticated handles a request on a stream without an account: it answers with the form, or creates
+// an account. On the stream's loop, under no lock. Its steps:
+//
+//  1. A get is answered with the fields to fill in. A removal is unexpected-request.
+//  2. Check that name and password are there, that the name is valid, and that it is not reserved.
+//  3. Take a token for the client's address, or answer resource-constraint.
+//  4. On a worker, when the admission queue lets it start: derive the keys and create the account.
+//  5. On the loop: answer the result, or conflict if the name is taken. The router forgets that the
+//     address had no account.
 func (m *module) unauthenticated(st session.Negotiation, iq xmlstream.Element) {
 	raw, _ := iq.Attr(stanza.AttrID)
 	id := string(raw)
@@ -155,22 +181,22 @@ func (m *module) unauthenticated(st session.Negotiation, iq xmlstream.Element) {
 		st.Send(a.B)
 		return
 	}
-	if _, leaves := q.Child(remove); leaves {
-		st.FailIQ(id, stanza.UnexpectedRequest) // §3.2: this stream has logged in to no account
+	if _, removes := q.Child(remove); removes {
+		st.FailIQ(id, stanza.UnexpectedRequest) // section 3.2
 		return
 	}
 	name, ok := q.Child(username)
 	pw, ok2 := q.Child(password)
 	if !ok || !ok2 || len(name.Text()) == 0 || len(pw.Text()) == 0 {
-		st.FailIQ(id, stanza.NotAcceptable) // XEP-0077 §3.1
+		st.FailIQ(id, stanza.NotAcceptable) // section 3.1
 		return
 	}
-	who, err := jid.New(string(name.Text()), st.Host().Name, "")
+	bare, err := jid.New(string(name.Text()), st.Host().Name, "")
 	if err != nil {
 		st.FailIQ(id, stanza.JIDMalformed)
 		return
 	}
-	if slices.Contains(m.opt.Reserved, who.Local()) || mixesScripts(who.Local()) {
+	if slices.Contains(m.opt.Reserved, bare.Local()) || mixesScripts(bare.Local()) {
 		st.FailIQ(id, stanza.NotAllowed)
 		return
 	}
@@ -188,7 +214,7 @@ func (m *module) unauthenticated(st session.Negotiation, iq xmlstream.Element) {
 		if err != nil {
 			return err
 		}
-		_, err = m.db.Accounts().Create(context.Background(), who.Domain(), who.Local(), c)
+		_, err = m.db.Accounts().Create(context.Background(), bare.Domain(), bare.Local(), c)
 		return err
 	}, func(err error) {
 		switch {
@@ -199,7 +225,7 @@ func (m *module) unauthenticated(st session.Negotiation, iq xmlstream.Element) {
 		case err != nil:
 			st.FailIQ(id, stanza.InternalServerError)
 		default:
-			m.router.Table.NoteCreated(who)
+			m.router.Table.NoteCreated(bare)
 			a := st.LoopRouter().Appender()
 			a.Open(stanza.IQName).Attr(stanza.AttrType, "result").Attr(stanza.AttrID, id).Close()
 			st.Send(a.B)
@@ -209,7 +235,8 @@ func (m *module) unauthenticated(st session.Negotiation, iq xmlstream.Element) {
 	}
 }
 
-// mixesScripts reports whether a name mixes Latin letters with those of scripts that look like them.
+// mixesScripts reports whether a name mixes Latin letters with Greek or Cyrillic ones, many of which look
+// the same: such a name could imitate another account's.
 func mixesScripts(name string) bool {
 	latin, other := false, false
 	for _, r := range name {
@@ -223,7 +250,13 @@ func mixesScripts(name string) bool {
 	return latin && other
 }
 
-// authenticated is somebody with an account, changing its password or leaving.
+// authenticated handles a request of a logged-in user. Under the lock of the user's account. Its steps:
+//
+//  1. A get is answered with the user's name.
+//  2. A removal deletes the account on a worker. Then the account's contacts are told and its rows erased
+//     (storage.FinishDeletion); a failure of that is left to the next start of the server.
+//  3. A new password needs TLS, unless plain_text is set, and must be for the user's own account (attack
+//     S10). A worker derives and stores its keys. Then the account's other sessions are closed.
 func (m *module) authenticated(ev *session.Stanza) session.Verdict {
 	a, q := ev.Account(), ev.Payload()
 	if ev.Type == stanza.TypeGet {
@@ -232,39 +265,38 @@ func (m *module) authenticated(ev *session.Stanza) session.Verdict {
 				password).Close().Close()
 		})
 	}
-	me := a.JID()
+	own := a.JID()
 	if _, ok := q.Child(remove); ok {
 		first, _ := q.First()
 		if _, more := first.Next(); more {
-			return ev.Fail(stanza.BadRequest) // §3.2: it is alone
+			return ev.Fail(stanza.BadRequest) // section 3.2: remove is the only child
 		}
-		var gone store.DeletedAccount
+		var deleted store.DeletedAccount
 		return ev.Await(reactor.Disk, func() (err error) {
-			gone, err = m.db.Accounts().Delete(context.Background(), me.Domain(), me.Local())
+			deleted, err = m.db.Accounts().Delete(context.Background(), own.Domain(), own.Local())
 			return err
 		}, func(ev *session.Stanza, err error) session.Verdict {
 			if err != nil {
 				return ev.FailCommit(err)
 			}
 			v := ev.Reply(nil)
-			if err := storage.FinishDeletion(m.router, m.db, gone, nil); err != nil {
-				ev.LoopRouter().Log.Error("what is left of a deleted account stays until the next start", "jid",
-					me.String(),
-					"err", err)
+			if err := storage.FinishDeletion(m.router, m.db, deleted, nil); err != nil {
+				ev.LoopRouter().Log.Error("the rows of a deleted account stay until the next start",
+					"jid", own.String(), "err", err)
 			}
 			return v
 		})
 	}
 	if !m.opt.PlainText && ev.Session.Traits()&session.Secure == 0 {
-		return ev.Fail(stanza.NotAuthorized) // §3.3: the channel is not safe enough
+		return ev.Fail(stanza.NotAuthorized) // section 3.3
 	}
 	name, ok := q.Child(username)
 	pw, ok2 := q.Child(password)
 	if !ok || !ok2 || len(pw.Text()) == 0 {
 		return ev.Fail(stanza.BadRequest)
 	}
-	if who, err := jid.New(string(name.Text()), me.Domain(), ""); err != nil || who != me {
-		return ev.Fail(stanza.Forbidden) // attack S10: one's own password only
+	if named, err := jid.New(string(name.Text()), own.Domain(), ""); err != nil || named != own {
+		return ev.Fail(stanza.Forbidden)
 	}
 	secret := string(pw.Text())
 	return ev.Await(reactor.Crypto, func() error {
@@ -272,7 +304,7 @@ func (m *module) authenticated(ev *session.Stanza) session.Verdict {
 		if err != nil {
 			return err
 		}
-		return m.db.Accounts().SetKeys(context.Background(), me.Domain(), me.Local(), c)
+		return m.db.Accounts().SetKeys(context.Background(), own.Domain(), own.Local(), c)
 	}, func(ev *session.Stanza, err error) session.Verdict {
 		switch {
 		case errors.Is(err, sasl.ErrPassword):

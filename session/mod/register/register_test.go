@@ -26,12 +26,13 @@ func TestConversations(t *testing.T) {
 	sessiontest.Run(t, "testdata", options(register.Options{PlainText: true}))
 }
 
-// Without TLS there is neither an offer nor an answer, and nobody's password is changed.
+// Without TLS registration is not offered and requests are refused; no password is changed.
 func TestConversationsInTheClear(t *testing.T) {
 	sessiontest.Run(t, "testdata/clear", options(register.Options{}))
 }
 
-// A reserved name is compared prepared (RFC 7622 §3.3), however the configuration spells it.
+// Reserved names are compared in their prepared form (RFC 7622 section 3.3), however the configuration
+// spells them.
 func TestReservedInAnySpelling(t *testing.T) {
 	o := options(register.Options{PlainText: true})
 	o.Module = func(_ string, v any) error {

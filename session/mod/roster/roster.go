@@ -1,13 +1,28 @@
-// Package roster keeps each account's contact list (RFC 6121 §2) and the subscription states in it.
+// Package roster implements the contact list of an account (RFC 6121 section 2). It also keeps the
+// subscription state of each contact, which module presence changes.
 //
-//	C: <iq type='set' id='1'><query xmlns='jabber:iq:roster'><item jid='juliet@localhost' name='Juliet'/></query></iq>
-//	S: <iq type='set' id='push-1' to='romeo@localhost/orchard'><query xmlns='jabber:iq:roster' ver='1'><item jid='juliet@localhost' name='Juliet' subscription='none'/></query></iq>
+//	C: <iq type='set' id='1'><query xmlns='jabber:iq:roster'>
+//	     <item jid='juliet@localhost' name='Juliet'/></query></iq>
+//	S: <iq type='set' id='push-1' to='romeo@localhost/orchard'><query xmlns='jabber:iq:roster' ver='1'>
+//	     <item jid='juliet@localhost' name='Juliet' subscription='none'/></query></iq>
 //	S: <iq type='result' id='1'/>
 //
-// State in a session: the kernel's "interested" flag, set by the first request. Resident in an
-// account: the whole roster, shared by its sessions. Stored: one row for each contact and one for
-// the version, keyed by the account's id. Versioning (§2.6) answers an empty result to a client that
-// has the current version, and the whole roster to any other.
+// How it works. The roster of a warm account is in memory as a [Roster], which is packed (packed.go). A
+// change is made in memory under the account's lock, given to the store (table.go), and pushed to the
+// sessions that asked for the roster. The answer to a roster set waits until the change is durable. If the
+// write fails, the kernel reloads the roster and the client gets an error. state.go has the transitions of
+// subscription states. Other modules read a roster by [Of], and change it by [Service.Put].
+//
+// Versioning (section 2.6): a client that has the current version gets an empty result, any other client
+// gets the whole roster.
+//
+// In memory, in a session: the kernel's flag "interested", set by the first roster request. In memory, in
+// a warm account: the roster, shared by its sessions. Stored: one row for each contact and one for the
+// version, keyed by the account's id.
+//
+// Hooks: the iq handlers for get and set, under the account's lock; PreIQ in phase Guard, which refuses a
+// roster set for another account. The module also offers the stream features of roster versioning and of
+// subscription pre-approval (section 3.4).
 package roster
 
 import (
@@ -21,7 +36,7 @@ import (
 	"canto/xmlstream"
 )
 
-// Manifest is how the loader knows this module.
+// Manifest describes this module to the loader.
 var Manifest = session.Manifest{
 	Name:     "roster",
 	Spec:     "RFC 6121 section 2",
@@ -33,8 +48,10 @@ var Manifest = session.Manifest{
 	New:      func() session.Module { return new(Service) },
 }
 
+// ns is the namespace of roster requests.
 const ns = "jabber:iq:roster"
 
+// The names of the elements and attributes in roster requests and stream features.
 var (
 	query    = xmlstream.N(ns, "query")
 	itemName = xmlstream.N(ns, "item")
@@ -45,73 +62,84 @@ var (
 	approved = xmlstream.N("", "approved")
 )
 
-// Limits of one contact, in bytes and in groups; more is not-acceptable (RFC 6121 §2.3.3).
+// The limits of one contact; more is answered with not-acceptable (RFC 6121 section 2.3.3).
 const (
-	maxName   = 1023
-	maxGroups = 32
+	maxName   = 1023 // bytes of the contact's name, or of the name of a group
+	maxGroups = 32   // groups of one contact
 )
 
-// MaxRequest is the longest presence of type subscribe that is kept until it is answered, in bytes: it is
-// kept whole or not at all (RFC 6121 §3.1.3). A user's own presence stanza, of 16 KiB at most, fits with
-// its addresses.
+// MaxRequest is the longest subscription request that is kept until the user answers it, in bytes. A
+// request is kept whole or refused (RFC 6121 section 3.1.3). Module presence allows 16 KiB for a user's
+// presence stanza, so that fits together with its addresses.
 const MaxRequest = 24 << 10
 
-// What max_bytes may be. The least has room for one contact with the longest name and all groups of full
-// length.
+// The range of the option max_bytes. The least value has space for one contact with the longest name and
+// the most groups, each with the longest name.
 const (
 	minBytes = 64 << 10
 	maxBytes = 1 << 30
 )
 
-// An Item is one contact. Its strings are parts of the roster they came from, and stay good.
+// An Item is one contact, unpacked. It is a value; its strings share memory with the roster that it was
+// read from. That memory never changes, so an Item stays valid without the account's lock.
 type Item struct {
-	JID    jid.JID // bare, or a domain
-	Name   string
-	Groups Groups
-	State
-	// Listed: the user has the contact in the roster. One that has only asked is kept too, and is
-	// not shown (RFC 6121 §A.1: a state of "None + Pending In" is no roster item).
+	JID    jid.JID // a bare JID, or a domain
+	Name   string  // what the user calls the contact
+	Groups Groups  // the groups that the user has put the contact into
+	State          // the subscription state
+	// Listed reports whether the contact is in the roster that the client sees. A contact that has asked for
+	// a subscription, and no more, has an Item that is not listed: RFC 6121 section A.1 says that a state of
+	// "None + Pending In" is no roster item.
 	Listed bool
-	// Request is the presence of type subscribe that waits for an answer, as it came.
+	// Request is the presence stanza of type subscribe that waits for the user's answer, as it arrived.
 	Request string
 }
 
+// empty reports whether it has nothing that must be stored: the contact is not listed and has no
+// subscription state.
 func (it *Item) empty() bool { return !it.Listed && it.State == State{} }
 
+// part is the module's part of the resident set.
 var part = session.NewPart[Roster]("roster")
 
-// Of is the roster of a: under its lock, while it is resident; nil on a host without the module, which is an
-// empty one.
+// Of returns the roster of a, to be read under the lock of a. It is nil if nothing is stored, and on a
+// host without the module; a nil Roster is an empty one.
 func Of(a *session.Account) *Roster { return part.Get(a) }
 
-// Options are the module's section of the configuration. More than they say is resource-constraint.
+// Options is the module's section of the configuration. A change over one of these limits is answered with
+// resource-constraint.
 type Options struct {
-	// MaxItems is how many contacts an account may have; as many others may wait for an answer.
+	// MaxItems is how many contacts an account may have. As many other users may have a request that waits
+	// for the user's answer.
 	MaxItems int `toml:"max_items"`
-	// MaxBytes bounds all that is kept of one account: three quarters are for its contacts, measured as a client
-	// gets them; one quarter is for requests that wait for an answer, of all senders together.
+	// MaxBytes bounds the roster of one account in bytes. Three quarters are for its contacts, measured in
+	// the XML that a client gets; one quarter is for requests that wait for an answer, of all senders
+	// together.
 	MaxBytes int `toml:"max_bytes"`
 }
 
-// Check is [session.OptionChecker].
+// Check implements [session.OptionChecker]: it returns the key of an option that is out of range, and why.
 func (o *Options) Check() (key, why string) {
 	return session.CheckRanges(
 		session.OptionRange{Key: "max_items", Value: o.MaxItems, Min: 1, Max: 100_000},
 		session.OptionRange{Key: "max_bytes", Value: o.MaxBytes, Min: minBytes, Max: maxBytes})
 }
 
-// A Service is the module of one profile; [session.Lookup] gives it to modules that change rosters.
+// A Service is the module of one profile. [session.Lookup] gives it to modules that change rosters. It
+// does not change after Load. Its methods run under the lock of the account, where they do not say
+// otherwise.
 type Service struct {
 	opt          Options
 	db           *table
-	firstVersion uint64 // the lowest version given since the start
+	firstVersion uint64 // the lowest roster version that this process gives
 }
 
-// defaultOptions has room for 5,000 contacts of ordinary size, 120 bytes each in the roster's XML, which
-// are 600 kB.
+// defaultOptions returns the options of a configuration that does not mention the module. They have space
+// for 5,000 contacts of ordinary size: 120 bytes of XML each are 600 kB.
 func defaultOptions() Options { return Options{MaxItems: 5000, MaxBytes: 1 << 20} }
 
-// Load adds the handlers and offers the Service.
+// Load implements [session.Module]: it adds the hooks and features, and provides the Service. It fails if
+// an option is out of range, if there is no store, or if the rows have a newer format.
 func (m *Service) Load(api *session.API) error {
 	m.opt = defaultOptions()
 	if err := api.Decode(&m.opt); err != nil {
@@ -121,7 +149,9 @@ func (m *Service) Load(api *session.API) error {
 	if m.db, err = openTable(api); err != nil {
 		return err
 	}
-	// A version that was pushed and lost in a crash is not given again to another roster.
+	// After a crash, a client may have a version that was pushed and never became durable. Versions since
+	// the start are larger than any before, so that version is never given to another state of the roster.
+	// 20 bits leave an account a million changes before it reaches the versions of the next start.
 	m.firstVersion = uint64(api.Router.Incarnation)<<20 + 1
 	session.Resident(api, part, m.db.load)
 	api.Hooks.OnIQ(api.Module, false, query, m.get, session.ToSelf)
@@ -142,29 +172,32 @@ func (m *Service) Load(api *session.API) error {
 	return nil
 }
 
-// refuseForeign refuses a roster set for an account that is not the sender's (RFC 6121 §2.1.5, §2.3.3),
-// before anything is looked up, so that the answer says nothing of the address.
+// refuseForeign answers forbidden to a roster set for another account (RFC 6121 sections 2.1.5 and 2.3.3).
+// It is a PreIQ hook, under the sender's lock, so it runs before the address is looked up: the answer does
+// not say whether the account exists. A set to another server passes.
 func refuseForeign(ev *session.Stanza) session.Verdict {
 	if ev.Type != stanza.TypeSet || !ev.Payload().Is(query) || ev.To.Bare() == ev.Account().JID() {
 		return session.Pass
 	}
 	if _, ours := ev.LoopRouter().Router().Table.Host(ev.To.Domain()); !ours {
-		return session.Pass // another server's to say
+		return session.Pass
 	}
 	return ev.Fail(stanza.Forbidden)
 }
 
+// get answers a roster request with the whole roster, or with an empty result if the client has the
+// current version. From now on the session gets roster pushes.
 func (m *Service) get(ev *session.Stanza) session.Verdict {
 	r := Of(ev.Account())
 	ev.Session.SetInterested()
-	have, asks := ev.Payload().Attr(stanza.AttrVer)
+	have, versioned := ev.Payload().Attr(stanza.AttrVer)
 	version := strconv.FormatUint(r.Version(), 10)
-	if asks && string(have) == version {
-		return ev.Reply(nil) // RFC 6121 §2.6.3: the client has it
+	if versioned && string(have) == version {
+		return ev.Reply(nil) // RFC 6121 section 2.6.3
 	}
 	return ev.Reply(func(_ *session.Stanza, a *xmlstream.Appender) {
 		a.Open(query)
-		if asks {
+		if versioned {
 			a.Attr(stanza.AttrVer, version)
 		}
 		for it := range r.All() {
@@ -176,6 +209,8 @@ func (m *Service) get(ev *session.Stanza) session.Verdict {
 	})
 }
 
+// append writes it as the item element of a roster result or push (RFC 6121 section 2.1.2). A contact that
+// is not listed has the subscription "remove".
 func (it *Item) append(a *xmlstream.Appender) {
 	a.Open(itemName).Attr(stanza.AttrJID, it.JID.String())
 	if it.Name != "" {
@@ -198,34 +233,41 @@ func (it *Item) append(a *xmlstream.Appender) {
 	a.Close()
 }
 
-// set changes or removes one contact (RFC 6121 §2.3 to §2.5).
+// set handles a roster set: it adds, changes or removes one contact (RFC 6121 sections 2.3 to 2.5). Its
+// steps:
+//
+//  1. Check that there is one item, with the address of a contact: no malformed one, not the user's own.
+//  2. For subscription='remove' go to remove; a contact that is not listed is item-not-found.
+//  3. Read name and groups within their limits. An empty, doubled or too long group is an error.
+//  4. Check the limits of the account and the space on the disk, before any session gets a push.
+//  5. Change the roster, push the change, and answer once it is durable.
 func (m *Service) set(ev *session.Stanza) session.Verdict {
 	e, ok := ev.Payload().First()
 	if !ok || !e.Is(itemName) {
 		return ev.Fail(stanza.BadRequest)
 	}
 	if _, more := e.Next(); more {
-		return ev.Fail(stanza.BadRequest) // §2.1.5: exactly one
+		return ev.Fail(stanza.BadRequest) // section 2.1.5: exactly one item
 	}
 	raw, _ := e.Attr(stanza.AttrJID)
-	who, err := ev.LoopRouter().JID(raw)
-	if err != nil || who.IsZero() {
+	contact, err := ev.LoopRouter().JID(raw)
+	if err != nil || contact.IsZero() {
 		return ev.Fail(stanza.JIDMalformed)
 	}
-	who = who.Bare()
+	contact = contact.Bare()
 	a := ev.Account()
-	if who == a.JID() {
-		return ev.Fail(stanza.NotAllowed) // oneself is no contact
+	if contact == a.JID() {
+		return ev.Fail(stanza.NotAllowed)
 	}
 	r := Of(a)
-	it, _ := r.Get(who)
+	it, _ := r.Get(contact)
 	if sub, _ := e.Attr(stanza.AttrSubscription); string(sub) == "remove" {
 		if !it.Listed {
-			return ev.Fail(stanza.ItemNotFound) // §2.5.3
+			return ev.Fail(stanza.ItemNotFound) // section 2.5.3
 		}
 		return m.remove(ev, a, it)
 	}
-	it.JID = who
+	it.JID = contact
 	name, _ := e.Attr(stanza.AttrName)
 	if len(name) > maxName {
 		return ev.Fail(stanza.NotAcceptable)
@@ -238,7 +280,7 @@ func (m *Service) set(ev *session.Stanza) session.Verdict {
 		}
 		g := string(c.Text())
 		if g == "" || len(g) > maxName || len(groups) == maxGroups {
-			return ev.Fail(stanza.NotAcceptable) // §2.3.3
+			return ev.Fail(stanza.NotAcceptable) // section 2.3.3
 		}
 		if slices.Contains(groups, g) {
 			return ev.Fail(stanza.BadRequest)
@@ -248,15 +290,16 @@ func (m *Service) set(ev *session.Stanza) session.Verdict {
 	it.Groups = packGroups(groups)
 	it.Listed = true
 	if m.Full() || !m.Fits(a, &it) {
-		return ev.Fail(stanza.ResourceConstraint) // before resources are told by a push
+		return ev.Fail(stanza.ResourceConstraint)
 	}
 	return ev.Commit(m.put(ev.LoopRouter(), a, it, true), storage.Reply)
 }
 
-// remove takes a contact out; what bound the two is ended as if both subscriptions had been
-// cancelled (RFC 6121 §2.5.2).
+// remove removes a contact. It ends the subscriptions in both directions, as if the user had cancelled
+// both (RFC 6121 section 2.5.2): the contact gets unavailable presence of each session, "unsubscribe" and
+// "unsubscribed", as far as the state calls for them. The answer waits until the removal is durable.
 func (m *Service) remove(ev *session.Stanza, a *session.Account, it Item) session.Verdict {
-	if m.Full() { // before the contact and the resources are told
+	if m.Full() { // stanzas that were sent could not be taken back
 		return ev.Fail(stanza.ResourceConstraint)
 	}
 	send := func(from jid.JID, typ string) {
@@ -280,29 +323,32 @@ func (m *Service) remove(ev *session.Stanza, a *session.Account, it Item) sessio
 	return ev.Commit(m.Put(ev.LoopRouter(), a, Item{JID: it.JID}), storage.Reply)
 }
 
-// Put makes it the contact's item, an empty one removes it, gives the change to the store, and sends
-// the roster push (RFC 6121 §2.1.6) if what the user sees has changed. Under a's lock.
+// Put replaces the contact's item by it, or removes the contact if it has nothing to store. It changes
+// memory, gives the change to the store, and sends a roster push (RFC 6121 section 2.1.6) if a client sees
+// a difference. It returns the ticket of the write and does not wait for it. If the write fails the kernel
+// reloads the account. Call Full and Fits first. Under the lock of a, on the loop of l.
 func (m *Service) Put(l *session.LoopRouter, a *session.Account, it Item) session.Ticket {
 	old, _ := Of(a).Get(it.JID)
 	return m.put(l, a, it, !it.looksLike(&old))
 }
 
-// put is Put with a push or without; a roster set is pushed whatever it changed (§2.3.2).
-func (m *Service) put(l *session.LoopRouter, a *session.Account, it Item, seen bool) session.Ticket {
+// put is Put; withPush says whether the roster gets a new version and is pushed. A roster set is pushed
+// whatever it changed (RFC 6121 section 2.3.2).
+func (m *Service) put(l *session.LoopRouter, a *session.Account, it Item, withPush bool) session.Ticket {
 	r := part.Mutable(a)
-	if seen {
+	if withPush {
 		r.version = max(r.version+1, m.firstVersion)
 	}
 	r.put(it)
 	t := m.db.save(a, &it, r.version)
 	a.MarkUncommitted(l, t)
-	if seen {
+	if withPush {
 		push(l, a, &it, r.version)
 	}
 	return t
 }
 
-// looksLike reports whether a client sees no difference between two items of one contact.
+// looksLike reports whether a client sees no difference between it and o, two items of one contact.
 func (it *Item) looksLike(o *Item) bool {
 	if !it.Listed || !o.Listed {
 		return it.Listed == o.Listed
@@ -311,7 +357,7 @@ func (it *Item) looksLike(o *Item) bool {
 		it.PendingOut == o.PendingOut && it.Approved == o.Approved
 }
 
-// push tells every interested resource.
+// push sends a roster push to every session of a that has asked for the roster. Under the lock of a.
 func push(l *session.LoopRouter, a *session.Account, it *Item, version uint64) {
 	v := strconv.FormatUint(version, 10)
 	for _, s := range a.Resources() {
@@ -328,35 +374,36 @@ func push(l *session.LoopRouter, a *session.Account, it *Item, version uint64) {
 	}
 }
 
-// Full reports whether the store refuses writes: a change that is made all the same would be taken back.
-// Any goroutine.
+// Full reports whether the store refuses writes now. A change that is made nevertheless is lost when its
+// commit fails. Any goroutine may call it.
 func (m *Service) Full() bool { return m.db.db.Full() != nil }
 
-// Fits reports whether a's roster has room for it in the place of what it has of that contact. What takes
-// no more than before always fits, as a roster may be older than its limits. Under a's lock.
+// Fits reports whether the limits allow it in place of the contact's present item. An item that takes no
+// more than the present one always fits, because a roster may be older than its limits. Contacts and
+// requests have limits of their own. Under the lock of a.
 func (m *Service) Fits(a *session.Account, it *Item) bool {
 	r := Of(a)
 	old, _ := r.Get(it.JID)
-	hadListed, hadAsked := old.usage()
-	listed, asked := it.usage()
-	var now Roster
+	oldListed, oldRequests := old.usage()
+	listed, requests := it.usage()
+	var current Roster
 	if r != nil {
-		now = *r
+		current = *r
 	}
-	requests := m.opt.MaxBytes / 4
-	fits := func(total, had, want usage, bytes int) bool {
-		return (want.rows <= had.rows || int(total.rows-had.rows+want.rows) <= m.opt.MaxItems) &&
-			(want.bytes <= had.bytes || int(total.bytes-had.bytes+want.bytes) <= bytes)
+	requestBytes := m.opt.MaxBytes / 4
+	fits := func(total, old, want usage, maxBytes int) bool {
+		return (want.rows <= old.rows || int(total.rows-old.rows+want.rows) <= m.opt.MaxItems) &&
+			(want.bytes <= old.bytes || int(total.bytes-old.bytes+want.bytes) <= maxBytes)
 	}
-	if !fits(now.listed, hadListed, listed, m.opt.MaxBytes-requests) {
+	if !fits(current.listed, oldListed, listed, m.opt.MaxBytes-requestBytes) {
 		return false
 	}
-	// Long requests may fill half of the share: a few of them don't keep the usual ones out.
-	if asked.bytes > usualRequest {
-		requests /= 2
+	// Long requests may fill half of the limit only, so that a few of them do not keep usual requests out.
+	if requests.bytes > usualRequest {
+		requestBytes /= 2
 	}
-	return fits(now.requests, hadAsked, asked, requests)
+	return fits(current.requests, oldRequests, requests, requestBytes)
 }
 
-// usualRequest is the most that a request without extended content takes, with its sender's address.
+// usualRequest is the most bytes that a request without extended content takes, with its sender's address.
 const usualRequest = 4 << 10

@@ -15,8 +15,8 @@ import (
 
 func TestConversations(t *testing.T) { sessiontest.Run(t, "testdata", sessiontest.Options{}) }
 
-// A version that a client was told and that was lost in a crash is not given to another roster: the
-// client would be told that what it has is current (RFC 6121 §2.6.3).
+// A roster version that was pushed and lost in a crash is not given to another state of the roster:
+// otherwise the server would tell the client that its old roster is current (RFC 6121 section 2.6.3).
 func TestVersionAfterCrash(t *testing.T) {
 	ver := regexp.MustCompile(`ver='(\d+)'`)
 	add := func(s *sessiontest.Server, who string) string {
@@ -41,7 +41,8 @@ func TestVersionAfterCrash(t *testing.T) {
 	}
 }
 
-// A flood of subscriptions fills no more than the limit, and what changes nothing is told to nobody.
+// A flood of subscription requests fills only its own limit, and stanzas that change nothing cause no
+// push.
 func TestAttackR04(t *testing.T) {
 	const limit = 20
 	s := sessiontest.New(t, sessiontest.Options{Module: func(_ string, v any) error {
@@ -79,7 +80,8 @@ func TestAttackR04(t *testing.T) {
 	if n := count(romeo.Received(), "push-"); n > 20 {
 		t.Errorf("%d pushes for 20 changes", n)
 	}
-	// Approvals that nobody asked for change nothing, nor do requests beyond the limit of who is asked.
+	// Approvals without a request change nothing, nor do requests beyond the limit of the user that they are
+	// for.
 	juliet := s.Login("juliet", "juliet@localhost/balcony")
 	for i := range limit + 10 {
 		m := s.Login("mallory", fmt.Sprintf("mallory%d@localhost/den", i))
@@ -98,8 +100,8 @@ func TestAttackR04(t *testing.T) {
 	if count(got, "<item") != 0 || count(got, "push-") != 0 {
 		t.Errorf("who has asked is in the roster: %s", got)
 	}
-	// They take nothing of the user's own room: who has asked can be taken in, by approval or by a set, and
-	// others too.
+	// Requests take no space of the user's contacts: a user that has asked can be added, by approval or by a
+	// set, and others too.
 	juliet.Send("<presence to='mallory0@localhost' type='subscribed'/><iq type='set' id='2'><query " +
 		"xmlns='jabber:iq:roster'><item jid='mallory1@localhost'/></query></iq>" +
 		"<iq type='set' id='3'><query xmlns='jabber:iq:roster'><item jid='romeo@localhost'/></query></iq>")
@@ -107,7 +109,7 @@ func TestAttackR04(t *testing.T) {
 	if got := juliet.Received(); count(got, "push-") != 3 || count(got, refused) != 0 {
 		t.Errorf("contacts beside %d requests: %s", limit, got)
 	}
-	// A full roster takes no other contact, those who have asked neither.
+	// A full roster takes no other contact, not even one that has asked.
 	for i := range limit {
 		juliet.Send(fmt.Sprintf("<iq type='set' id='s%d'><query xmlns='jabber:iq:roster'><item "+
 			"jid='a%d@localhost'/></query></iq>", i, i))
@@ -126,14 +128,14 @@ func TestAttackR04(t *testing.T) {
 const refused = "<error type='wait'><resource-constraint " +
 	"xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error>"
 
-// fast lets a stream send as much as it likes.
+// fast returns limits without a rate.
 func fast() *session.Limits {
 	lim := session.DefaultLimits()
 	lim.Rate, lim.RateBurst = 64<<20, 64<<20
 	return &lim
 }
 
-// sized has rosters of at most n bytes.
+// sized returns options with rosters of at most n bytes.
 func sized(n int) sessiontest.Options {
 	return sessiontest.Options{FS: vfs.NewMem(), Limits: fast(), Module: func(_ string, v any) error {
 		if o, ok := v.(*roster.Options); ok && n > 0 {
@@ -143,9 +145,8 @@ func sized(n int) sessiontest.Options {
 	}}
 }
 
-// RFC 6121 §2.3.3: a server may limit names and groups; here it limits all of them together as well, and
-// what it has is what one answer can hold. A roster that is at its limit can be changed to less, and
-// after a restart it is as full.
+// RFC 6121 section 2.3.3: a server may limit names and groups. The limit of the whole roster is what one
+// answer can hold. A roster at its limit can be made smaller, and is as full after a restart.
 func TestBytes(t *testing.T) {
 	opt := sized(0)
 	s := sessiontest.New(t, opt)
@@ -185,7 +186,7 @@ func TestBytes(t *testing.T) {
 	if got := read(); len(got) > 1<<20 || strings.Count(got, "<item ") != kept {
 		t.Errorf("the roster has %d bytes and %d of %d contacts", len(got), strings.Count(got, "<item "), kept)
 	}
-	// What has to be escaped counts as it is sent.
+	// Escaped text counts with its escaped length.
 	if got := set(romeo, "c0", some(32, "&amp;")); !strings.Contains(got, refused) {
 		t.Errorf("with escapes: %.200s", got)
 	}
@@ -201,7 +202,7 @@ func TestBytes(t *testing.T) {
 	if got := set(romeo, "d0", some(30, "x")); !strings.Contains(got, "type='result'") {
 		t.Errorf("in the room that was made: %.200s", got)
 	}
-	// A roster that is older than its limit is there, and can be made smaller, not larger.
+	// A roster that is older than its limit is there, and can be made smaller but not larger.
 	s.DB.Close()
 	opt.Module = sized(240_000).Module
 	s = sessiontest.New(t, opt)
@@ -217,8 +218,8 @@ func TestBytes(t *testing.T) {
 	}
 }
 
-// RFC 6121 §2.3.3: a name or a group that is too long, or too many groups, are not acceptable, and change
-// nothing.
+// RFC 6121 section 2.3.3: a name or a group that is too long, or too many groups, are not-acceptable and
+// change nothing.
 func TestLongNames(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{})
 	romeo := s.Login("romeo", "romeo@localhost/orchard")
@@ -247,7 +248,7 @@ func TestLongNames(t *testing.T) {
 	}
 }
 
-// By default there is room for 5,000 contacts of ordinary size: a tenth of it has room for 500.
+// The default limit has space for 5,000 contacts of ordinary size: a tenth of it has space for 500.
 func TestOrdinaryRoster(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{Limits: fast(), Module: func(_ string, v any) error {
 		if o, ok := v.(*roster.Options); ok {
@@ -274,10 +275,9 @@ func TestOrdinaryRoster(t *testing.T) {
 	}
 }
 
-// RFC 6121 §3.1.3: a request is kept whole, extended content included, until it is answered. What
-// strangers may have kept is limited for the account, what is beyond the limit is refused, nothing is
-// cut, long requests don't keep usual ones out, and all of them together take nothing of the user's own
-// room.
+// RFC 6121 section 3.1.3: a request is kept whole, with extended content, until it is answered. The
+// requests of all senders have a limit for the account; one beyond it is refused, none is cut. Long
+// requests do not keep usual ones out, and requests take no space of the user's contacts.
 func TestRequestsAreKeptWhole(t *testing.T) {
 	opt := sized(400_000) // 100,000 for requests, half of it for long ones
 	s := sessiontest.New(t, opt)
@@ -334,7 +334,7 @@ func TestRequestsAreKeptWhole(t *testing.T) {
 			s = sessiontest.New(t, opt)
 			continue
 		}
-		// Answered ones make room.
+		// Answered requests free their space.
 		for i := range kept {
 			juliet.Send(fmt.Sprintf("<presence to='stranger%d@localhost' type='unsubscribed'/>", i))
 		}

@@ -11,8 +11,8 @@ import (
 	"canto/session/jid"
 )
 
-// A packed roster is a map from address to contact, in the order of addresses, whatever is put in and
-// taken out, and the store's rows make the same one again.
+// A packed roster behaves as a map from address to contact in the order of addresses, whatever is added
+// and removed. The stored rows make the same roster again.
 func TestRoster(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var r Roster
@@ -81,8 +81,8 @@ func TestRoster(t *testing.T) {
 	})
 }
 
-// A look-up, of which each message to a contact may need some, allocates nothing; a contact costs its
-// text and some bytes.
+// A look-up allocates nothing, because a message to a contact may need several; a contact costs its text
+// and some bytes.
 func TestRosterCosts(t *testing.T) {
 	var r Roster
 	text := 0
@@ -106,7 +106,7 @@ func TestRosterCosts(t *testing.T) {
 	}
 }
 
-// What the store gives is checked once, so that nothing read later can be wrong.
+// Stored rows are checked when they are loaded, so that nothing read later can be damaged.
 func FuzzRow(f *testing.F) {
 	it := Item{Name: "Juliet", Groups: packGroups([]string{"Friends", "Family"}), Listed: true,
 		Request: "<presence type='subscribe'/>"}

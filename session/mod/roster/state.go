@@ -2,17 +2,17 @@ package roster
 
 import "canto/session/stanza"
 
-// A State is one contact's subscription state with everything RFC 6121 Appendix A.1 tells apart:
-// nine states, and pre-approval (§3.4) beside them.
+// A State is the subscription state of one contact. The first four fields give the nine states of RFC 6121
+// Appendix A.1; pre-approval (section 3.4) is independent of them.
 type State struct {
 	To         bool // the user gets the contact's presence
-	From       bool // the contact gets the user's
-	PendingOut bool // the user has asked: "Pending Out"
-	PendingIn  bool // the contact has asked: "Pending In"
-	Approved   bool // the user has approved a request that is still to come
+	From       bool // the contact gets the user's presence
+	PendingOut bool // the user has asked for the contact's presence: "Pending Out"
+	PendingIn  bool // the contact has asked for the user's presence: "Pending In"
+	Approved   bool // the user has approved a request before the contact has sent it
 }
 
-// Subscription is the value of the 'subscription' attribute (RFC 6121 §2.1.2.5).
+// Subscription returns the value of the 'subscription' attribute (RFC 6121 section 2.1.2.5).
 func (s State) Subscription() string {
 	switch {
 	case s.To && s.From:
@@ -25,71 +25,72 @@ func (s State) Subscription() string {
 	return "none"
 }
 
-// A Move is what a subscription stanza does to a State: the one after it, whether the stanza goes
-// on (is routed to the contact, or delivered to the user), whether the server answers "subscribed"
-// by itself, and whether presence begins or ends to flow to the contact.
+// A Transition is what a subscription stanza does to a State: the new state, and what the server has to
+// send.
 type Transition struct {
-	State
-	Forward         bool
+	State                // the new state
+	Forward         bool // route the stanza to the contact (outbound), or deliver it to the user (inbound)
 	AutoApprove     bool // answer the contact's request with "subscribed"
 	SendPresence    bool // send the contact the user's presence
 	SendUnavailable bool // send the contact unavailable presence
 }
 
-// Outbound is what the user's own subscription stanza of type typ does (RFC 6121 section A.2).
+// Outbound returns what a subscription stanza of type typ does that the user sends to a contact with state
+// s (RFC 6121 section A.2). It does not change anything. Any goroutine may call it.
 func Outbound(s State, typ stanza.Type) Transition {
-	m := Transition{State: s}
+	t := Transition{State: s}
 	switch typ {
 	case stanza.TypeSubscribe: // A.2.1
-		m.Forward = true
-		m.PendingOut = s.PendingOut || !s.To
+		t.Forward = true
+		t.PendingOut = s.PendingOut || !s.To
 	case stanza.TypeUnsubscribe: // A.2.2
-		m.Forward = true
-		m.To, m.PendingOut = false, false
-	case stanza.TypeSubscribed: // A.2.3; without a request it is a pre-approval (§3.4.2)
+		t.Forward = true
+		t.To, t.PendingOut = false, false
+	case stanza.TypeSubscribed: // A.2.3; without a request it is a pre-approval (section 3.4.2)
 		switch {
 		case s.PendingIn:
-			m.From, m.PendingIn, m.Forward, m.SendPresence = true, false, true, true
-			m.Approved = false
+			t.From, t.PendingIn, t.Forward, t.SendPresence = true, false, true, true
+			t.Approved = false
 		case !s.From:
-			m.Approved = true
+			t.Approved = true
 		}
-	case stanza.TypeUnsubscribed: // A.2.4; it takes a pre-approval back too
-		m.Forward, m.SendUnavailable = s.From || s.PendingIn, s.From
-		m.From, m.PendingIn, m.Approved = false, false, false
+	case stanza.TypeUnsubscribed: // A.2.4; it also cancels a pre-approval
+		t.Forward, t.SendUnavailable = s.From || s.PendingIn, s.From
+		t.From, t.PendingIn, t.Approved = false, false, false
 	}
-	return m
+	return t
 }
 
-// Inbound is what a subscription stanza of type typ from the contact does (RFC 6121 section A.3).
+// Inbound returns what a subscription stanza of type typ does that a contact with state s sends to the
+// user (RFC 6121 section A.3). It does not change anything. Any goroutine may call it.
 func Inbound(s State, typ stanza.Type) Transition {
-	m := Transition{State: s}
+	t := Transition{State: s}
 	switch typ {
 	case stanza.TypeSubscribe: // A.3.1
 		switch {
 		case s.From:
-			m.AutoApprove = true
-		case s.Approved: // §3.4.3
-			m.From, m.Approved, m.PendingIn = true, false, false
-			m.AutoApprove, m.SendPresence = true, true
+			t.AutoApprove = true
+		case s.Approved: // section 3.4.3
+			t.From, t.Approved, t.PendingIn = true, false, false
+			t.AutoApprove, t.SendPresence = true, true
 		case !s.PendingIn:
-			m.PendingIn, m.Forward = true, true
+			t.PendingIn, t.Forward = true, true
 		}
 	case stanza.TypeUnsubscribe: // A.3.2
-		m.Forward, m.SendUnavailable = s.From || s.PendingIn, s.From
-		m.From, m.PendingIn = false, false
+		t.Forward, t.SendUnavailable = s.From || s.PendingIn, s.From
+		t.From, t.PendingIn = false, false
 	case stanza.TypeSubscribed: // A.3.3
 		if s.PendingOut {
-			m.To, m.PendingOut, m.Forward = true, false, true
+			t.To, t.PendingOut, t.Forward = true, false, true
 		}
 	case stanza.TypeUnsubscribed: // A.3.4
-		m.Forward = s.To || s.PendingOut
-		m.To, m.PendingOut = false, false
+		t.Forward = s.To || s.PendingOut
+		t.To, t.PendingOut = false, false
 	}
-	return m
+	return t
 }
 
-// bits is s as it is stored.
+// bits packs s into the flags byte of a stored row. The order of the bits is part of the store's format.
 func (s State) bits() (b byte) {
 	for i, on := range [...]bool{s.To, s.From, s.PendingOut, s.PendingIn, s.Approved} {
 		if on {
@@ -99,6 +100,7 @@ func (s State) bits() (b byte) {
 	return b
 }
 
+// unpackState is the inverse of State.bits.
 func unpackState(b byte) State {
 	return State{b&1 != 0, b&2 != 0, b&4 != 0, b&8 != 0, b&16 != 0}
 }

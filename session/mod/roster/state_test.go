@@ -6,7 +6,7 @@ import (
 	"canto/session/stanza"
 )
 
-// The nine states of RFC 6121 §A.1.
+// The nine states of RFC 6121 section A.1.
 var (
 	none    = State{}
 	noneOut = State{PendingOut: true}
@@ -25,7 +25,7 @@ type row struct {
 	next State
 }
 
-// The tables of RFC 6121 §A.2 and §A.3, row by row. K59.
+// The tables of RFC 6121 sections A.2 and A.3, row by row. K59.
 func TestAttackK59Tables(t *testing.T) {
 	for name, c := range map[string]struct {
 		move func(State, stanza.Type) Transition
@@ -71,8 +71,8 @@ func TestAttackK59Tables(t *testing.T) {
 	}
 }
 
-// Whatever comes in whatever order, the state stays one of the nine (with pre-approval beside those
-// that may have it), and presence flows exactly while From holds. K59.
+// After any sequence of stanzas the state is one of the nine, with or without pre-approval, and the
+// contact gets presence exactly while From is true. K59.
 func TestAttackK59Closed(t *testing.T) {
 	seen := map[State]bool{}
 	var visit func(State)

@@ -15,12 +15,12 @@ import (
 	"canto/session/sessiontest"
 )
 
-// zeros is randomness that a test needs none of.
+// zeros is a source of random bytes for a test to which they do not matter.
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
-// K67: who guesses passwords is answered late, by address and by account; the account's owner is not
+// K67: answers to guessed passwords are delayed, by address and by account. The account's owner is not
 // locked out, and its sessions go on.
 func TestAttackK67Guessing(t *testing.T) {
 	offer, err := sasl.NewMechanismSet("PLAIN")
@@ -45,7 +45,7 @@ func TestAttackK67Guessing(t *testing.T) {
 		return c
 	}
 	const refused = "<not-authorized"
-	// From one address: five at once, and then each a second late.
+	// From one address: five at once, and then each delayed by a second.
 	for i := range 8 {
 		c := try(1, "guess")
 		at := strings.Contains(c.Received(), refused)
@@ -67,7 +67,7 @@ func TestAttackK67Guessing(t *testing.T) {
 	if late < 6 {
 		t.Errorf("%d of 10 tries on an account that was guessed at already are late", late)
 	}
-	// Its owner, meanwhile.
+	// The owner logs in meanwhile.
 	if got := try(200, sessiontest.Password).Received(); !strings.Contains(got, "<success") {
 		t.Errorf("the right password: %s", got)
 	}
@@ -77,9 +77,9 @@ func TestAttackK67Guessing(t *testing.T) {
 	}
 }
 
-// RFC 6120 §6.5: only a guess at a password counts against the account; what the server itself could not do
-// (temporary-auth-failure, §6.5.11) counts against the address neither. On its stream each failure is a try
-// (§6.4.4).
+// RFC 6120 section 6.5: only a guess at a password counts against the account. A failure of the server
+// itself (temporary-auth-failure, section 6.5.11) does not count against the address either. Every failure
+// is a try of its stream (section 6.4.4).
 func TestFailuresThatAreNoGuess(t *testing.T) {
 	offer, err := sasl.NewMechanismSet("PLAIN", "SCRAM-SHA-256")
 	if err != nil {
@@ -96,7 +96,7 @@ func TestFailuresThatAreNoGuess(t *testing.T) {
 		condition        string
 		say              []string
 		broken, banned   bool
-		account, address bool // it counts against
+		account, address bool // whether the failure counts against it
 	}{
 		{"temporary-auth-failure", []string{right}, true, false, false, false},
 		{"temporary-auth-failure", []string{scram}, true, false, false, false},
@@ -143,7 +143,7 @@ func TestFailuresThatAreNoGuess(t *testing.T) {
 			s.Settle()
 			return d.Received()
 		}
-		// Five on one stream, which ends it, and one on another: the limits are reached, if they count.
+		// Five on one stream, which ends it, and one on another: the limits are reached if the failures count.
 		broken.Store(c.broken)
 		for stream, n := range []int{5, 1} {
 			d := from(1)

@@ -1,18 +1,29 @@
-// Package saslauth authenticates client streams with SASL (RFC 6120 §6) and says which channel
-// bindings it takes (XEP-0440).
+// Package saslauth authenticates client streams with SASL (RFC 6120 section 6) and lists the channel
+// bindings that it accepts (XEP-0440).
 //
-//	S: <stream:features><mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>SCRAM-SHA-256</mechanism></mechanisms></stream:features>
+//	S: <stream:features><mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>
+//	     <mechanism>SCRAM-SHA-256</mechanism></mechanisms></stream:features>
 //	C: <auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='SCRAM-SHA-256'>biwsbj1y...</auth>
 //	S: <challenge xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>cj1m...</challenge>
 //	C: <response xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>Yz1i...</response>
 //	S: <success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>dj1t...</success>
 //
-// State: the exchange, in the stream's negotiation. Stored: nothing; credentials are the account's.
+// How it works. Package sasl implements the mechanisms: an [sasl.Exchange] gets what the client sends and
+// returns a [sasl.Step], which says what it needs next. This package does these steps: it reads the
+// account from the store, derives keys on a worker, and sends the answers. While a worker runs, the stream
+// takes no input. All functions run on the stream's loop, under no lock.
 //
-// Who is authenticated is whoever the verifier says, never what the client claims; an unknown user
-// takes the same steps as a known one, with keys made of a secret of the server. Failures are limited
-// by address, and wrong passwords by account, too: beyond the limit each answer is delayed by a second, and
-// no account is locked out.
+// The authenticated user is the one that the exchange has verified, never just the name that the client
+// has sent. The server takes the same steps for an unknown user as for a known one, with a salt derived
+// from a secret of the server, so a client can't find out which accounts exist.
+//
+// Failures are limited by address, and wrong passwords also by account. Over a limit, each answer is
+// delayed by a second. No account is locked, because that would let an attacker lock out its owner.
+//
+// In memory: the running [exchange], in the stream's negotiation state. Stored: nothing of its own; the
+// credentials are in the account's row. They are written here only when keys are derived again.
+//
+// Hooks: none. Two stream features: mechanisms, and channel binding types.
 package saslauth
 
 import (
@@ -31,7 +42,7 @@ import (
 	"canto/xmlstream"
 )
 
-// Manifest is how the loader knows this module.
+// Manifest describes this module to the loader.
 var Manifest = session.Manifest{
 	Name:    "saslauth",
 	Spec:    "RFC 6120 section 6, XEP-0440 0.4.2",
@@ -44,8 +55,10 @@ var Manifest = session.Manifest{
 	New:      func() session.Module { return new(module) },
 }
 
+// ns is the namespace of SASL elements (RFC 6120 section 6).
 const ns = "urn:ietf:params:xml:ns:xmpp-sasl"
 
+// The names of the elements of SASL and of XEP-0440.
 var (
 	mechanisms    = xmlstream.N(ns, "mechanisms")
 	mechanismName = xmlstream.N(ns, "mechanism")
@@ -59,46 +72,52 @@ var (
 	binding       = xmlstream.N("urn:xmpp:sasl-cb:0", "channel-binding")
 )
 
-// A Policy is what the process says about authentication; see [session.NewDependency].
+// A Policy has what the process decides about authentication, the same for all hosts. The process gives it
+// to the module as a [session.Dependency].
 type Policy struct {
-	Mechanisms sasl.MechanismSet // what the host has, -PLUS forms included
+	Mechanisms sasl.MechanismSet // the mechanisms of the configuration, with their -PLUS forms
 	PlainText  bool              // mechanisms are offered without TLS, PLAIN too: for tests on loopback
-	Rand       io.Reader
-	FakeKey    sasl.Secret
-	Failures   *session.Throttle // nil: no limit
-	// EndPoint is the tls-server-end-point of a certificate (RFC 5929 §4), nil if it has none.
-	// It must not wait.
+	Rand       io.Reader         // the source of nonces; several loops read it at a time
+	FakeKey    sasl.Secret       // makes the salts of unknown users; it must stay the same after a restart
+	Failures   *session.Throttle // counts failures by address and by account; nil: no limit
+	// EndPoint returns the tls-server-end-point binding of a certificate (RFC 5929 section 4), or nil if it
+	// has none. It is called on a loop, so it must not block.
 	EndPoint func(c *tls.Certificate) []byte
 }
 
-// maxTries is how often a client may try on one stream (RFC 6120 §6.4.4: between 2 and 5).
+// maxTries is how many failures end a stream. RFC 6120 section 6.4.4 wants a number between 2 and 5.
 const maxTries = 5
 
-// iterationsPerMicrosecond of PBKDF2, rounded down: see [sasl.Derivation].
+// iterationsPerMicrosecond is how many PBKDF2 iterations a processor computes in a microsecond, rounded
+// down: see [sasl.Derivation]. It converts iterations into the cost for the admission queue, which counts
+// microseconds of a worker. If it is wrong, logins start too early or too late.
 const iterationsPerMicrosecond = 5
 
-// delayTicks is how long an answer is held back beyond a limit of failures.
+// delayTicks is the delay of an answer over a limit of failures: 10 ticks are a second.
 const delayTicks reactor.Tick = 10
 
+// A module is the module of one profile. It does not change after Load.
 type module struct {
 	policy Policy
 	db     *store.DB
 	router *session.Router
 }
 
+// Load implements [session.Module]: it adds the two stream features. It fails if the process has not given
+// a [Policy].
 func (m *module) Load(api *session.API) error {
 	var ok bool
 	if m.policy, ok = session.Lookup[Policy](api); !ok {
-		return errors.New("nobody said which mechanisms there are")
+		return errors.New("the process has given no SASL mechanisms")
 	}
 	m.db, m.router = storage.DB(api), api.Router
-	open := func(st session.Negotiation) bool { return m.policy.PlainText || st.Traits()&session.Secure != 0 }
+	allowed := func(st session.Negotiation) bool { return m.policy.PlainText || st.Traits()&session.Secure != 0 }
 	api.Hooks.Features = append(api.Hooks.Features,
 		session.StreamFeature{
 			Name:          auth,
 			Continuations: []xmlstream.Name{response, abort},
 			Forbids:       session.HasUser | session.S2S,
-			Available:     open,
+			Available:     allowed,
 			Offer:         m.offerMechanisms,
 			Handle:        m.handle,
 		},
@@ -111,13 +130,19 @@ func (m *module) Load(api *session.API) error {
 	return nil
 }
 
-// mechanisms is the one value that says what is offered on st and what is accepted (attack S04).
+// mechanisms returns the mechanisms of st and the bindings of its connection. Both the offer and the
+// exchange use this one function, so that a client can't use a mechanism that was not offered (attack
+// S04).
 func (m *module) mechanisms(st session.Negotiation) (sasl.MechanismSet, sasl.ChannelBinding) {
 	b := m.binding(st)
 	return m.policy.Mechanisms.ForStream(st.Traits()&session.Secure != 0, b, m.policy.PlainText), b
 }
 
-// binding is what st can be bound by.
+// binding returns the channel bindings of st's connection; the zero value without TLS.
+//
+// In TLS 1.2 tls-unique and tls-exporter need the extended master secret (RFC 7627). Without it a server
+// between client and server can give two connections the same binding. ExportKeyingMaterial fails for such
+// connections, so its success shows that the secret is there.
 func (m *module) binding(st session.Negotiation) (b sasl.ChannelBinding) {
 	cs := st.Transport().TLS()
 	if cs == nil {
@@ -125,10 +150,9 @@ func (m *module) binding(st session.Negotiation) (b sasl.ChannelBinding) {
 	}
 	b.TLS13 = cs.Version >= tls.VersionTLS13
 	if k, err := cs.ExportKeyingMaterial("EXPORTER-Channel-Binding", nil, 32); err == nil {
-		b.Exporter = k // RFC 9266 §4.2: TLS 1.3, or earlier with extended master secret
+		b.Exporter = k // RFC 9266 section 4.2
 		if !b.TLS13 {
-			// RFC 7627 §1: without that secret, what one connection is bound by can be made to bind another.
-			b.Unique = cs.TLSUnique
+			b.Unique = cs.TLSUnique // RFC 7627 section 1
 		}
 	}
 	if c := st.Transport().PresentedCertificate(); c != nil && m.policy.EndPoint != nil {
@@ -137,20 +161,23 @@ func (m *module) binding(st session.Negotiation) (b sasl.ChannelBinding) {
 	return b
 }
 
+// offerMechanisms writes the mechanisms of st, the strongest first. Without any it writes nothing, because
+// the element must have at least one (RFC 6120 section 6.3.3 and appendix A.4).
 func (m *module) offerMechanisms(st session.Negotiation, a *xmlstream.Appender) {
-	o, _ := m.mechanisms(st)
-	if o == 0 {
-		return // <mechanisms/> has at least one (RFC 6120 §6.3.3, appendix A.4)
+	set, _ := m.mechanisms(st)
+	if set == 0 {
+		return
 	}
 	a.Open(mechanisms)
-	o.Each(func(x sasl.Mechanism) { a.Open(mechanismName).Text(x.String()).Close() })
+	set.Each(func(x sasl.Mechanism) { a.Open(mechanismName).Text(x.String()).Close() })
 	a.Close()
 }
 
+// offerBindings writes the types of channel binding of st (XEP-0440), if a mechanism on st can use one.
 func (m *module) offerBindings(st session.Negotiation, a *xmlstream.Appender) {
-	o, b := m.mechanisms(st)
-	if !o.Plus() {
-		return // no mechanism could use one
+	set, b := m.mechanisms(st)
+	if !set.Plus() {
+		return
 	}
 	a.Open(bindings)
 	for _, t := range b.Types() {
@@ -159,15 +186,19 @@ func (m *module) offerBindings(st session.Negotiation, a *xmlstream.Appender) {
 	a.Close()
 }
 
-// exchange is what is kept on the stream between two elements, and of an exchange that failed until the next.
+// An exchange is what a stream keeps of SASL between two elements. After a failure it is kept only for
+// bindingRefused.
 type exchange struct {
-	sasl           *sasl.Exchange // nil: none is running
-	user           jid.JID
-	accountID      uint64
-	credentials    []byte            // of PLAIN: the account's credentials as they were read
+	sasl           *sasl.Exchange    // the running exchange; nil after a failure
+	user           jid.JID           // the bare JID of the user, once lookUpUser has it
+	accountID      uint64            // the id of the account in the store; 0: there is none
+	credentials    []byte            // for PLAIN: the account's credentials as they were read, for rederiveKeys
 	bindingRefused sasl.MechanismSet // mechanisms that were refused once for their channel binding: see fail
 }
 
+// handle handles each SASL element of the client: auth begins an exchange, response continues it, abort
+// ends it. An auth during an exchange, or a response without one, is malformed-request. e is valid until
+// handle returns.
 func (m *module) handle(st session.Negotiation, e xmlstream.Element) {
 	x, _ := st.Exchange().(*exchange)
 	if x == nil {
@@ -188,16 +219,20 @@ func (m *module) handle(st session.Negotiation, e xmlstream.Element) {
 	}
 }
 
+// begin starts an exchange for an auth element. last is the exchange before it on this stream.
 func (m *module) begin(st session.Negotiation, last *exchange, e xmlstream.Element) {
 	name, _ := e.Attr(stanza.AttrMechanism)
-	o, b := m.mechanisms(st)
+	set, b := m.mechanisms(st)
 	x := &exchange{bindingRefused: last.bindingRefused,
-		sasl: sasl.NewExchange(&sasl.Config{Offer: o, Binding: b, Domain: st.Host().Name,
+		sasl: sasl.NewExchange(&sasl.Config{Offer: set, Binding: b, Domain: st.Host().Name,
 			Secure: st.Traits()&session.Secure != 0, FakeKey: m.policy.FakeKey, Rand: m.policy.Rand})}
 	st.SetExchange(x)
 	m.step(st, x, x.sasl.Start(string(name), e.Text()))
 }
 
+// step does what the exchange needs next: send a challenge, look up the user, derive keys from a password
+// (PLAIN), store renewed keys, or end the negotiation with success or failure. If the queue of the workers
+// is full, or a worker fails, the client gets temporary-auth-failure and may try again.
 func (m *module) step(st session.Negotiation, x *exchange, s sasl.Step) {
 	switch s.Kind {
 	case sasl.Challenge:
@@ -227,14 +262,15 @@ func (m *module) step(st session.Negotiation, x *exchange, s sasl.Step) {
 	}
 }
 
-// rederiveKeys has the keys of an account derived and stored anew. The login goes on however that ends:
-// the keys that are there let the user in as before.
+// rederiveKeys derives the keys of an account again, on a worker, and stores them: the account's keys come
+// from a form of the password that is no longer used, see [sasl.NeedKeys]. Errors are logged and do not
+// end the login, since the old keys are still valid. The keys are stored only if the credentials are still
+// those that lookUpUser read, so a password that was changed meanwhile is not overwritten.
 func (m *module) rederiveKeys(st session.Negotiation, x *exchange, r *sasl.Renewal) {
 	then := func(err error) {
 		if err != nil {
-			st.LoopRouter().Log.Warn("an account keeps its old keys: new ones could not be stored", "jid",
-				x.user.String(),
-				"err", err)
+			st.LoopRouter().Log.Warn("an account keeps its old keys: new ones could not be stored",
+				"jid", x.user.String(), "err", err)
 		}
 		m.step(st, x, x.sasl.Renewed())
 	}
@@ -253,20 +289,27 @@ func (m *module) rederiveKeys(st session.Negotiation, x *exchange, r *sasl.Renew
 	}
 }
 
-// lookUpUser reads the account, with the same steps whether it is there or not.
+// lookUpUser reads the account of the localpart user from the store, on a worker, and gives its keys to
+// the exchange. Its steps:
+//
+//  1. Make the user's JID, and snapshot the revocation epoch: if an operator ends the account's sessions
+//     from now on, the stream can't bind, whatever was read.
+//  2. On a worker: read the account's row and decode the keys for the mechanism. Without an account, the
+//     zero Credentials are used: the exchange goes on in the same way and fails at its end.
+//  3. On the loop: continue the exchange. If the store fails, answer temporary-auth-failure.
 func (m *module) lookUpUser(st session.Negotiation, x *exchange, user string) {
 	host := st.Host().Name
-	who, err := jid.New(user, host, "")
+	bare, err := jid.New(user, host, "")
 	if err != nil {
-		m.step(st, x, x.sasl.Fail(sasl.NotAuthorized)) // no exchange gives a name that is none
+		m.step(st, x, x.sasl.Fail(sasl.NotAuthorized)) // does not occur: the exchange has prepared the name
 		return
 	}
-	x.user = who
-	st.SnapshotRevocations(who)
+	x.user = bare
+	st.SnapshotRevocations(bare)
 	var a sasl.Credentials
-	only := x.sasl.Hash()
+	hash := x.sasl.Hash()
 	work := func() error {
-		row, err := m.db.Accounts().Get(m.db, host, who.Local())
+		row, err := m.db.Accounts().Get(m.db, host, bare.Local())
 		if errors.Is(err, store.ErrNotFound) {
 			return nil
 		}
@@ -277,17 +320,17 @@ func (m *module) lookUpUser(st session.Negotiation, x *exchange, user string) {
 		if !row.Banned.IsZero() {
 			a.Denied = sasl.AccountDisabled
 		}
-		if only == 0 {
+		if hash == 0 { // PLAIN: keys of any hash may be there, and may be renewed
 			x.credentials = row.Credentials
 		}
 		if len(row.Credentials) > 0 {
-			a.Keys, err = sasl.DecodeKeys(row.Credentials, only)
+			a.Keys, err = sasl.DecodeKeys(row.Credentials, hash)
 		}
 		return err
 	}
 	if !st.Await(reactor.Disk, work, func(err error) {
 		if err != nil {
-			st.LoopRouter().Log.Error("an account could not be read", "jid", who.String(), "err", err)
+			st.LoopRouter().Log.Error("an account could not be read", "jid", bare.String(), "err", err)
 			m.step(st, x, x.sasl.Fail(sasl.TemporaryAuthFailure))
 			return
 		}
@@ -297,6 +340,7 @@ func (m *module) lookUpUser(st session.Negotiation, x *exchange, user string) {
 	}
 }
 
+// send sends an element n with the text data, which is base64.
 func (m *module) send(st session.Negotiation, n xmlstream.Name, data []byte) {
 	a := st.LoopRouter().Appender()
 	a.Open(n)
@@ -307,17 +351,18 @@ func (m *module) send(st session.Negotiation, n xmlstream.Name, data []byte) {
 	st.Send(a.B)
 }
 
-// fail answers with a failure, late where there were many, and ends the stream after the last try.
+// fail ends the exchange, answers with a failure element, and closes the stream after the fifth failure.
+// Over a limit of failures the answer is delayed, see overLimit.
 //
-// A try that is refused for its channel binding has tested no password. Clients that know another type of
-// binding than we do come to the next mechanism that way, so each one may fail so once on a stream without
-// being counted, be it against the stream, its address or the account. Every other failure is one of the
-// stream's tries (RFC 6120 §6.4.4); which of them count beyond the stream, limited says.
+// A try that is refused for its channel binding has tested no password. A client that prefers a binding
+// type that the server does not have finds the next mechanism in this way. Therefore each mechanism may
+// fail so once on a stream without being counted at all. Every other failure counts as a try of the stream
+// (RFC 6120 section 6.4.4); overLimit says which also count against address and account.
 func (m *module) fail(st session.Negotiation, x *exchange, s sasl.Step) {
-	free := false
+	uncounted := false
 	if s.BindingRefused {
 		mech := x.sasl.Mechanism()
-		free = !x.bindingRefused.Has(mech)
+		uncounted = !x.bindingRefused.Has(mech)
 		x.bindingRefused = x.bindingRefused.With(mech)
 	}
 	x.sasl = nil
@@ -327,7 +372,7 @@ func (m *module) fail(st session.Negotiation, x *exchange, s sasl.Step) {
 	}
 	st.LoopRouter().CountLimit("sasl-" + s.Condition.String())
 	tries, late := 0, false
-	if !free {
+	if !uncounted {
 		tries = st.CountFailure()
 		late = m.overLimit(st, x, s)
 	}
@@ -346,24 +391,27 @@ func (m *module) fail(st session.Negotiation, x *exchange, s sasl.Step) {
 	answer()
 }
 
-// overLimit counts a failure against its address and account, and reports whether either has had too many.
+// overLimit counts a failure against the client's address and against the account, and reports whether one
+// of the two has had too many.
 //
-// Against the account count guesses at its password alone: not-authorized, and whatever else ends an
-// exchange in which a password was compared and was wrong. A request that can't be read or a mechanism
-// that is not offered has tested no password, and who is told account-disabled has given the right one
-// (RFC 6120 §6.5.2): none of them may make the owner wait. Against the address these count, but not what
-// the client gave up, nor temporary-auth-failure (§6.5.11), which is the server's own.
+// Against the account count only guesses at its password: not-authorized, and any other end of an exchange
+// in which a password was compared and was wrong. A request that can't be read, or a mechanism that is not
+// offered, has tested no password. A client that is told account-disabled has sent the right one (RFC 6120
+// section 6.5.2). These must not delay the owner's login.
+//
+// Against the address these count too. Not counted are aborted, as the client gave up, and
+// temporary-auth-failure (section 6.5.11), as the server has caused it.
 func (m *module) overLimit(st session.Negotiation, x *exchange, s sasl.Step) (late bool) {
 	t := m.policy.Failures
 	if t == nil {
 		return false
 	}
-	clients := s.WrongPassword || s.Condition != sasl.Aborted && s.Condition != sasl.TemporaryAuthFailure
+	clientFailed := s.WrongPassword || s.Condition != sasl.Aborted && s.Condition != sasl.TemporaryAuthFailure
 	guess := s.WrongPassword || s.Condition == sasl.NotAuthorized
 	lim := m.router.HostLimits(st.Host())
 	now := st.LoopRouter().Loop.Tick()
 	addr := st.Transport().Remote().Addr()
-	if clients && !lim.Exempted(addr) && !t.TakeAddr(addr, lim.FailuresPerAddress, now) {
+	if clientFailed && !lim.Exempted(addr) && !t.TakeAddr(addr, lim.FailuresPerAddress, now) {
 		late = true
 		st.LoopRouter().CountLimit("failures_per_address")
 	}

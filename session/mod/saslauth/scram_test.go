@@ -17,17 +17,17 @@ import (
 	"canto/session/sessiontest"
 )
 
-// A login is one try of a SCRAM client that is written here from RFC 5802 alone, so that it can say what
-// the client of package sasl does not.
+// A login is one try of a SCRAM client that is written here from RFC 5802 alone: it can send what the
+// client of package sasl does not.
 type login struct {
 	mechanism string // SCRAM-SHA-256 if it is empty
 	user      string
 	password  string // as the client has prepared it
-	first     string // extensions of the first message, each with a comma before it
+	first     string // extensions of the first message, each after a comma
 	final     string // those of the last one
 }
 
-// try goes through one exchange on c, whose stream is open, and returns the name of the last element.
+// try runs one exchange on c, whose stream is open, and returns the name of the last element.
 func (x login) try(t *testing.T, s *sessiontest.Server, c *sessiontest.Client) string {
 	t.Helper()
 	var h func() hash.Hash = sha256.New
@@ -88,7 +88,7 @@ func (x login) try(t *testing.T, s *sessiontest.Server, c *sessiontest.Client) s
 	return outcome(t, got)
 }
 
-// plain is one try with PLAIN.
+// plain runs one try with PLAIN.
 func plain(t *testing.T, s *sessiontest.Server, c *sessiontest.Client, user, password string) string {
 	t.Helper()
 	c.Send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>" +
@@ -97,7 +97,7 @@ func plain(t *testing.T, s *sessiontest.Server, c *sessiontest.Client, user, pas
 	return outcome(t, c.Received())
 }
 
-// outcome is "success", or the condition of a failure.
+// outcome returns "success", or the condition of a failure.
 func outcome(t *testing.T, got string) string {
 	t.Helper()
 	if strings.HasPrefix(got, "<success ") {
@@ -116,7 +116,7 @@ func between(s, before, after string) (string, bool) {
 	return s, ok && ok2
 }
 
-// opened is a connection whose stream is open.
+// opened returns a connection whose stream is open.
 func opened(s *sessiontest.Server, name string) *sessiontest.Client {
 	c := s.Dial(name, 0)
 	c.Open("localhost")
@@ -125,8 +125,8 @@ func opened(s *sessiontest.Server, name string) *sessiontest.Client {
 	return c
 }
 
-// RFC 5802 §5.1, §7: extensions that a server does not know are ignored where they are optional, in the
-// first message and in the last; one that is mandatory (m=), or is no attr-val, fails the login.
+// RFC 5802 sections 5.1 and 7: unknown optional extensions are ignored, in the first message and in the
+// last. A mandatory one (m=), or one that is no attr-val, fails the login.
 func TestOptionalExtensions(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{})
 	s.AddAccount("romeo@localhost")
@@ -157,16 +157,16 @@ func TestOptionalExtensions(t *testing.T) {
 	}
 }
 
-// The forms of passwords with compatibility characters: as a client sends it with PLAIN, as SASLprep (RFC
-// 4013) makes it, and as OpaqueString (RFC 8265 §4.2) does.
+// The forms of a password with compatibility characters: as a client sends it with PLAIN, as SASLprep (RFC
+// 4013) prepares it, and as OpaqueString (RFC 8265 section 4.2) does.
 var forms = []struct{ typed, prep, opaque string }{
 	{"\ufb01sh and \uff23hips", "fish and Chips", "\ufb01sh and \uff23hips"},
 	{"x\u00b2\u00a0+ \u2168", "x2 + IX", "x\u00b2 + \u2168"},
 	{"\u212bngstr\u00f6m\u2122", "\u00c5ngstr\u00f6mTM", "\u00c5ngstr\u00f6m\u2122"},
 }
 
-// setKeys gives romeo keys that are derived from exactly this text, as an older version or another server
-// did.
+// setKeys stores keys for romeo that are derived from exactly this text, as an older version or another
+// server did.
 func setKeys(t *testing.T, s *sessiontest.Server, prepared string) []byte {
 	t.Helper()
 	var keys sasl.Keys
@@ -193,7 +193,7 @@ func setKeys(t *testing.T, s *sessiontest.Server, prepared string) []byte {
 	return b
 }
 
-// stored is what the store has of romeo.
+// stored returns the credentials of romeo in the store.
 func stored(t *testing.T, s *sessiontest.Server) []byte {
 	t.Helper()
 	row, err := s.DB.Accounts().Get(s.DB, "localhost", "romeo")
@@ -203,9 +203,9 @@ func stored(t *testing.T, s *sessiontest.Server) []byte {
 	return row.Credentials
 }
 
-// RFC 5802 §2.2, RFC 4013, RFC 8265 §4.2: keys that are made now are those of a client that prepares with
-// SASLprep. An account keeps the keys it has, those of OpaqueString too, until a login with PLAIN shows the
-// password: then they are made anew, and every SCRAM mechanism works.
+// RFC 5802 section 2.2, RFC 4013, RFC 8265 section 4.2: new keys are derived from the SASLprep form. An
+// account keeps older keys, also of the OpaqueString form, until a login with PLAIN shows the password:
+// then they are derived again, and every SCRAM mechanism works.
 func TestPasswordForms(t *testing.T) {
 	for _, f := range forms {
 		s := sessiontest.New(t, sessiontest.Options{})
@@ -273,7 +273,7 @@ func TestPasswordForms(t *testing.T) {
 	}
 }
 
-// A banned account's keys stay, and a store that takes no write keeps no user out.
+// A banned account keeps its keys, and a store that refuses writes does not keep a user from logging in.
 func TestPasswordFormsKept(t *testing.T) {
 	f := forms[0]
 	var fail atomic.Bool

@@ -1,14 +1,19 @@
-// Package stanzaids gives each message that an account gets an id of the account's own (XEP-0359), and
-// takes out ids that somebody else wrote in its name.
+// Package stanzaids implements unique stanza ids (XEP-0359): each message that an account receives gets an
+// id of that account. Ids in the account's name that the sender has written are removed.
 //
 //	juliet gets: <message from='romeo@localhost/orchard' to='juliet@localhost' type='chat'><body>Hi</body>
 //	             <stanza-id xmlns='urn:xmpp:sid:0' id='...' by='juliet@localhost'/></message>
 //
-// Resident: nothing; ids are drawn for the whole process, so that none depends on what is in memory of an
-// account. Stored: the lease below which ids are drawn, so that none is given twice, whatever a crash or
-// the clock does; while it is used up, which a store that fails for a minute brings about, messages pass
-// without an id. Phase Rewrite, before whatever keeps or copies the message. Ids are 64 bits of time,
-// node and counter, so that they are in the order of the account's messages.
+// An id has 64 bits of time, node and counter, so the ids of an account's messages are in the order of the
+// messages. No id is given twice, not even after a crash or a step of the clock back: ids stay below a
+// lease, an upper bound that is durable in the store before it is used. When the store fails for a minute
+// the lease is used up; messages then pass without an id.
+//
+// In memory: the generator and the lease, one for the whole process, so that ids do not depend on the
+// accounts in memory. Stored: the lease.
+//
+// Hooks: Message in phase Rewrite, under the recipient's lock, so that storing and copying hooks see the
+// id; Bound, which starts the periodic check of the lease.
 package stanzaids
 
 import (
@@ -26,7 +31,7 @@ import (
 	"canto/xmlstream"
 )
 
-// Manifest is how the loader knows this module.
+// Manifest describes this module to the loader.
 var Manifest = session.Manifest{
 	Name:     "stanzaids",
 	Spec:     "XEP-0359 0.7.0",
@@ -37,8 +42,11 @@ var Manifest = session.Manifest{
 	New:      func() session.Module { return new(module) },
 }
 
+// ns is the namespace of stanza ids.
 const ns = "urn:xmpp:sid:0"
 
+// The names of the elements and attributes. attrs are the attributes that RFC 6120 section 8.1 gives a
+// stanza.
 var (
 	stanzaIDName = xmlstream.N(ns, "stanza-id")
 	byAttr       = xmlstream.N("", "by")
@@ -46,25 +54,29 @@ var (
 		stanza.AttrLang}
 )
 
-// The lease is kept between low and long ahead of the clock: a store may fail that long, and after a
-// crash ids are ahead of the time by no more.
+// The lease ends between leaseLow and leaseAhead after the present time. The store may fail for that long
+// before ids run out, and after a crash the ids are ahead of the time by no more than that.
 const (
 	leaseAhead = 60 * time.Second
 	leaseLow   = 30 * time.Second
-	// leaseCheckTicks is how often an idle server looks at it, in ticks.
+	// leaseCheckTicks is the time between two periodic checks: 10 s. It must be less than leaseLow.
 	leaseCheckTicks reactor.Tick = 100
 )
 
+// A module is the module of one profile. All profiles share the generator and the leases; any loop uses
+// them.
 type module struct {
 	now         wallclock.Clock
-	node        uint16
-	storedLease *store.Lease
-	generator   *stanzaid.SharedGenerator
-	lease       *stanzaid.Lease // of source
-	checking    atomic.Bool     // the lease is looked at by the clock
-	unloaded    atomic.Bool
+	node        uint16                    // the number of this node, a part of each id
+	storedLease *store.Lease              // the lease in the store
+	generator   *stanzaid.SharedGenerator // makes ids below its lease
+	lease       *stanzaid.Lease           // the lease of the generator
+	checking    atomic.Bool               // the periodic check runs
+	unloaded    atomic.Bool               // the periodic check ends
 }
 
+// Load implements [session.Module]. It waits until the first lease is durable, and then asks for the next.
+// If the store can't write now, messages get no ids until it can. It fails if there is no store.
 func (m *module) Load(api *session.API) error {
 	m.now, m.node = wallclock.Of(api), api.Router.Node
 	db, err := storage.Open(api)
@@ -78,7 +90,7 @@ func (m *module) Load(api *session.API) error {
 		return stanzaid.NewSharedGenerator(stanzaid.NewLease(m.storedLease.Floor()))
 	}).(*stanzaid.SharedGenerator)
 	m.lease = m.generator.Lease()
-	// A store that can't write now may be able to later: until then there are no ids.
+	// The error is ignored: extend tries again with each message.
 	_ = db.Wait(context.Background(), m.extend(m.now()))
 	m.extend(m.now())
 	for _, t := range []session.Target{session.ToSelf, session.ToBare, session.ToFull} {
@@ -94,7 +106,9 @@ func (m *module) Load(api *session.API) error {
 	return nil
 }
 
-// extend takes over what has become durable of the lease, and asks for more when it runs low.
+// extend gives the generator the part of the lease that has become durable, and asks the store for more if
+// less than leaseLow is left. It returns the ticket of that request, or 0, and does not wait. Any
+// goroutine.
 func (m *module) extend(now time.Time) (t store.Ticket) {
 	m.lease.Extend(m.storedLease.Until())
 	if m.lease.Low(now, leaseLow) {
@@ -103,7 +117,8 @@ func (m *module) extend(now time.Time) (t store.Ticket) {
 	return t
 }
 
-// checkLease keeps the lease ahead of the clock while nobody sends anything.
+// checkLease keeps the lease ahead of the clock while no messages arrive. It runs on the loop of l until
+// the module is unloaded.
 func (m *module) checkLease(l *session.LoopRouter) {
 	if m.unloaded.Load() {
 		return
@@ -112,19 +127,23 @@ func (m *module) checkLease(l *session.LoopRouter) {
 	l.After(leaseCheckTicks, func() { m.checkLease(l) })
 }
 
-// Unload ends the looking.
+// Unload implements [session.Unloader]: it ends the periodic check.
 func (m *module) Unload() error {
 	m.unloaded.Store(true)
 	return nil
 }
 
-// nextID is the next id, above every one before.
+// nextID returns an id that is greater than all ids before it, or an error if the lease is used up. Any
+// goroutine.
 func (m *module) nextID() (stanzaid.ID, error) {
 	now := m.now()
 	m.extend(now)
 	return m.generator.Next(now.UnixMilli(), m.node)
 }
 
+// addID removes forged ids from a message and adds the account's own. Errors get no id. If the lease is
+// used up, the message passes without one, because an id that another message may have is worse than none.
+// Under the recipient's lock.
 func (m *module) addID(ev *session.Stanza) session.Verdict {
 	if ev.Type == stanza.TypeError {
 		return session.Pass
@@ -141,7 +160,7 @@ func (m *module) addID(ev *session.Stanza) session.Verdict {
 	id, err := m.nextID()
 	if err != nil {
 		ev.LoopRouter().CountLimit("stanza-id-lease")
-		return session.Pass // better none than one that another message may have
+		return session.Pass
 	}
 	var text [stanzaid.TextLen]byte
 	ap := ev.Appender()
@@ -150,19 +169,20 @@ func (m *module) addID(ev *session.Stanza) session.Verdict {
 	return session.Pass
 }
 
-// forged reports whether c claims to be by this account; one that names nobody does.
+// forged reports whether the stanza-id c claims to be by this account. One whose 'by' is no valid address
+// counts as forged too.
 func (m *module) forged(ev *session.Stanza, c xmlstream.Element) bool {
 	by, _ := c.Attr(byAttr)
 	j, err := ev.LoopRouter().JID(by)
 	return err != nil || j == ev.Account().JID()
 }
 
-// strip writes the message again without them.
+// strip replaces the message by one without forged ids. It fails if the new element can't be parsed.
 func (m *module) strip(ev *session.Stanza) error {
 	a := ev.Appender()
 	a.Open(stanza.MessageName)
 	e := ev.Element
-	for _, n := range attrs { // those that RFC 6120 §8.1 gives a stanza
+	for _, n := range attrs {
 		if v, ok := e.Attr(n); ok {
 			a.AttrBytes(n, v)
 		}

@@ -20,7 +20,7 @@ func TestConversations(t *testing.T) { sessiontest.Run(t, "testdata", sessiontes
 
 var id = regexp.MustCompile(`<stanza-id xmlns='urn:xmpp:sid:0' id='(\w+)'`)
 
-// ids are those of n messages to juliet.
+// ids returns the stanza ids of n messages to juliet.
 func ids(t *testing.T, s *sessiontest.Server, juliet *sessiontest.Client, n int) (list []stanzaid.ID) {
 	t.Helper()
 	juliet.Send(strings.Repeat("<message to='juliet@localhost/balcony' type='chat'><body>Hi</body></message>",
@@ -36,8 +36,8 @@ func ids(t *testing.T, s *sessiontest.Server, juliet *sessiontest.Client, n int)
 	return list
 }
 
-// No id is given twice after a crash, nor one below another: also when the clock is back where it was
-// before, and when nothing but the lease was written.
+// After a crash no id is given twice, and none is below an earlier one: also if the clock is back at its
+// start, and if only the lease was written.
 func TestCrash(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	last := stanzaid.ID(0)
@@ -56,14 +56,14 @@ func TestCrash(t *testing.T) {
 				}
 				last = x
 			}
-			s.Advance(7 * time.Minute) // beyond the first lease, with nothing said
+			s.Advance(7 * time.Minute) // beyond the first lease, without a message
 			s.Settle()
 		}
 		fs = fs.CrashClone(vfs.CrashCloneCfg{})
 	}
 }
 
-// The clock goes back while an account is out of memory and while it is not: its ids don't.
+// The clock steps back while an account is out of memory and while it is in memory: its ids still grow.
 func TestClockBack(t *testing.T) {
 	var back time.Duration
 	var s *sessiontest.Server
@@ -96,7 +96,7 @@ func TestClockBack(t *testing.T) {
 	}
 }
 
-// While the lease can't be made longer there are ids below it and none above; messages pass.
+// While the lease can't be extended, there are ids below it and none above; messages pass.
 func TestLeaseUsedUp(t *testing.T) {
 	var flaky storetest.Flaky
 	s := sessiontest.New(t, sessiontest.Options{Fault: flaky.Fault})
@@ -109,7 +109,7 @@ func TestLeaseUsedUp(t *testing.T) {
 	s.Advance(10 * time.Second)
 	juliet.Send("<message to='juliet@localhost/balcony' type='chat'><body>Hi</body></message>")
 	s.Settle()
-	// and nothing behind the body
+	// The message has no child after the body.
 	if got := juliet.Received(); !strings.Contains(got, "<body>Hi</body></message>") {
 		t.Errorf("above the lease: %s", got)
 	}
@@ -120,8 +120,8 @@ func TestLeaseUsedUp(t *testing.T) {
 	}
 }
 
-// Seven quick starts put the floor of the lease ahead of the clock. An account that leaves memory, a
-// module that is loaded again and a clock that stands still do not bring an id back.
+// Seven quick starts move the floor of the lease ahead of the clock. No id is given twice when an account
+// leaves memory, when a module is loaded again, or when the clock stands still.
 func TestNoIDTwiceAheadOfTheClock(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	seen := make(map[stanzaid.ID]bool)

@@ -1,11 +1,15 @@
-// Package starttls offers the upgrade of a client's connection to TLS (RFC 6120 §5).
+// Package starttls implements the upgrade of a client's connection to TLS (RFC 6120 section 5).
 //
-//	S: <stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><required/></starttls></stream:features>
+//	S: <stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'>
+//	     <required/></starttls></stream:features>
 //	C: <starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>
 //	S: <proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>
 //
-// State: none of its own. Stored: nothing. What was sent behind <starttls/>, but white space, ends the
-// stream, and nothing of the plain stream survives the handshake (RFC 6120 §5.3.5, §5.4.3.3).
+// The kernel does the upgrade ([session.Negotiation.Upgrade]). Bytes after the starttls element, except
+// white space, end the stream, so no plain text is taken for encrypted input. Nothing that was learned on
+// the plain stream survives the handshake (RFC 6120 sections 5.3.5 and 5.4.3.3).
+//
+// In memory: nothing. Stored: nothing. Hooks: none; a stream feature.
 package starttls
 
 import (
@@ -13,7 +17,7 @@ import (
 	"canto/xmlstream"
 )
 
-// Manifest is how the loader knows this module.
+// Manifest describes this module to the loader.
 var Manifest = session.Manifest{
 	Name:     "starttls",
 	Spec:     "RFC 6120 section 5",
@@ -24,21 +28,25 @@ var Manifest = session.Manifest{
 	New:      func() session.Module { return module{} },
 }
 
+// ns is the namespace of STARTTLS.
 const ns = "urn:ietf:params:xml:ns:xmpp-tls"
 
+// The names of the elements of STARTTLS.
 var (
 	starttls = xmlstream.N(ns, "starttls")
 	required = xmlstream.N(ns, "required")
 )
 
-// A Policy is what the process says about TLS on client streams; see [session.NewDependency].
+// A Policy has what the process decides about TLS on client streams. The process gives it to the module as
+// a [session.Dependency].
 type Policy struct {
-	Available bool // a certificate is there
-	Required  bool // nothing but TLS is offered on a plain stream
+	Available bool // there is a certificate; otherwise the feature is not offered
+	Required  bool // the feature is marked as required
 }
 
 type module struct{}
 
+// Load implements [session.Module].
 func (module) Load(api *session.API) error {
 	p, _ := session.Lookup[Policy](api)
 	if !p.Available {

@@ -10,7 +10,7 @@ import (
 	"canto/session/sessiontest"
 )
 
-// Conversations up to where the handshake begins: a server that asks for TLS and offers nothing else.
+// Conversations up to the handshake, on a server that requires TLS.
 func TestConversations(t *testing.T) {
 	offer, err := sasl.NewMechanismSet("SCRAM-SHA-256", "PLAIN")
 	if err != nil {

@@ -1,7 +1,8 @@
-// Package store is the module that says whether the process has a store. Modules that keep what must last
-// require its feature "store"; what they call is package storage.
+// Package store is the module that provides the feature "store": the process has a store. Modules that
+// store something require the feature and call package storage. If the process has no store, Load of this
+// module fails, and so does the start of the server.
 //
-// State: none. Stored: nothing of its own.
+// In memory: nothing. Stored: nothing. Hooks: none.
 package store
 
 import (
@@ -11,7 +12,7 @@ import (
 	"canto/session/storage"
 )
 
-// Manifest is how the loader knows this module.
+// Manifest describes this module to the loader.
 var Manifest = session.Manifest{
 	Name:     "store",
 	Spec:     "session/store",
@@ -23,6 +24,7 @@ var Manifest = session.Manifest{
 
 type module struct{}
 
+// Load implements [session.Module]. It fails if the process has no store.
 func (module) Load(api *session.API) error {
 	if storage.DB(api) == nil {
 		return errors.New("the process has no store")

@@ -1,10 +1,13 @@
-// Package vcard keeps each account's vCard (XEP-0054) and shows it to whoever asks.
+// Package vcard implements vCards (XEP-0054): it stores the card of each account, and any client may read
+// it.
 //
 //	C: <iq type='set' id='1'><vCard xmlns='vcard-temp'><NICKNAME>Montague</NICKNAME></vCard></iq>
 //	S: <iq type='result' id='1'/>
 //
-// State: none. Stored: one row, read when it is asked for. An account without a card answers others
-// like an address without an account.
+// An account without a card answers other users like an address without an account.
+//
+// In memory: nothing. Stored: one row for each account, read by a worker for each request. Hooks: iq
+// handlers, under the lock of the account.
 package vcard
 
 import (
@@ -15,7 +18,7 @@ import (
 	"canto/xmlstream"
 )
 
-// Manifest is how the loader knows this module.
+// Manifest describes this module to the loader.
 var Manifest = session.Manifest{
 	Name:     "vcard",
 	Spec:     "XEP-0054 1.2",
@@ -27,31 +30,38 @@ var Manifest = session.Manifest{
 	New:      func() session.Module { return new(module) },
 }
 
+// ns is the namespace of vCards.
 const ns = "vcard-temp"
 
 var (
+	// rows has the card of each account, with an empty key. The prefix 'v' is part of the store's format and
+	// does not change.
 	rows = store.NewMap[string, []byte]("vcard", 'v', 1)
 	card = xmlstream.N(ns, "vCard")
 )
 
-// Options are the module's section of the configuration.
+// Options is the module's section of the configuration.
 type Options struct {
-	MaxBytes int `toml:"max_bytes"`
+	MaxBytes int `toml:"max_bytes"` // the most bytes of a card; more is answered with policy-violation
 }
 
-// Check is [session.OptionChecker].
+// Check implements [session.OptionChecker].
 func (o *Options) Check() (key, why string) {
 	return session.CheckRanges(session.OptionRange{Key: "max_bytes", Value: o.MaxBytes, Min: 1024,
 		Max: session.MaxStanza, Note: `; to keep none, modules = ["-vcard"]`})
 }
 
+// A module is the module of one profile. It does not change after Load.
 type module struct {
 	opt    Options
 	values storage.Values
 }
 
+// defaultOptions returns the options of a configuration that does not mention the module.
 func defaultOptions() Options { return Options{MaxBytes: 128 << 10} }
 
+// Load implements [session.Module]. It fails if an option is out of range, if there is no store, or if the
+// rows have a newer format.
 func (m *module) Load(api *session.API) error {
 	m.opt = defaultOptions()
 	if err := api.Decode(&m.opt); err != nil {
@@ -71,6 +81,8 @@ func (m *module) Load(api *session.API) error {
 	return nil
 }
 
+// get answers with the card. Without one the owner gets an empty card, and another user
+// service-unavailable. A stored card that can't be parsed is answered like an empty one.
 func (m *module) get(ev *session.Stanza) session.Verdict {
 	return m.values.Await(ev, "", func(ev *session.Stanza, v []byte) session.Verdict {
 		if v == nil && ev.Target != session.ToSelf {
@@ -86,6 +98,8 @@ func (m *module) get(ev *session.Stanza) session.Verdict {
 	})
 }
 
+// set stores the card, and answers once it is durable. An empty card deletes the row, so that other users
+// get the same answer as for no account.
 func (m *module) set(ev *session.Stanza) session.Verdict {
 	var a xmlstream.Appender
 	a.Raw(ev.Payload())
@@ -96,7 +110,7 @@ func (m *module) set(ev *session.Stanza) session.Verdict {
 	if _, any := ev.Payload().First(); any {
 		m.values.Rows.Put(b, ev.Account().ID(), "", a.B)
 	} else {
-		m.values.Rows.Delete(b, ev.Account().ID(), "") // an empty one tells strangers no more than none
+		m.values.Rows.Delete(b, ev.Account().ID(), "")
 	}
 	return storage.CommitAndReply(ev, m.values.DB, b)
 }

@@ -1,9 +1,11 @@
-// Package version says which software the server is (XEP-0092).
+// Package version implements software version (XEP-0092): the server's name and version.
 //
 //	C: <iq type='get' id='1' to='localhost'><query xmlns='jabber:iq:version'/></iq>
-//	S: <iq type='result' id='1' from='localhost' to='romeo@localhost/orchard'><query xmlns='jabber:iq:version'><name>Canto</name><version>0.1.0</version></query></iq>
+//	S: <iq type='result' id='1' from='localhost' to='romeo@localhost/orchard'>
+//	     <query xmlns='jabber:iq:version'><name>Canto</name><version>0.1.0</version></query></iq>
 //
-// State: none. Stored: nothing. The operating system is told only where the configuration names one.
+// The answer has an operating system only if the configuration names one. In memory: nothing. Stored:
+// nothing. Hooks: iq handlers for hosts with logins and for service hosts.
 package version
 
 import (
@@ -11,7 +13,7 @@ import (
 	"canto/xmlstream"
 )
 
-// Manifest is how the loader knows this module.
+// Manifest describes this module to the loader.
 var Manifest = session.Manifest{
 	Name:     "version",
 	Spec:     "XEP-0092 1.1",
@@ -22,8 +24,10 @@ var Manifest = session.Manifest{
 	New:      func() session.Module { return new(module) },
 }
 
+// ns is the namespace of software version.
 const ns = "jabber:iq:version"
 
+// The names of the elements of software version.
 var (
 	query   = xmlstream.N(ns, "query")
 	name    = xmlstream.N(ns, "name")
@@ -31,16 +35,18 @@ var (
 	system  = xmlstream.N(ns, "os")
 )
 
-// Options are the module's section of the configuration.
+// Options is the module's section of the configuration.
 type Options struct {
-	OS string `toml:"os"`
+	OS string `toml:"os"` // the operating system in the answer; empty: none
 }
 
+// A module is the module of one profile. It does not change after Load.
 type module struct {
 	opt   Options
 	about session.About
 }
 
+// Load implements [session.Module].
 func (m *module) Load(api *session.API) error {
 	if err := api.Decode(&m.opt); err != nil {
 		return err

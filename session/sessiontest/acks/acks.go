@@ -1,6 +1,6 @@
-// Package acks is what modules of stream management (XEP-0198) and of an archive need of the kernel, and
-// no more: it is for tests, and shows how stanzas are acknowledged, how a session outlives its stream,
-// and how what became of a message is written down.
+// Package acks has what stream management (XEP-0198) and an archive ask of the kernel, and no more. It
+// shows how stanzas are acknowledged, how a session outlives its stream, and how the outcome of a message
+// is stored. It is for tests.
 //
 //	C: <on xmlns='urn:canto:test:acks'/>
 //	C: <message to='juliet@example.org' type='chat'><body>Hi</body></message>
@@ -8,18 +8,21 @@
 //	S: <a xmlns='urn:canto:test:acks' h='0'/>
 //	   (the message is durable)
 //	S: <a xmlns='urn:canto:test:acks' h='1'/>
-//	   (the connection is lost; another one logs in, and names the session instead of binding)
+//	   (the connection is lost; the client logs in on another one, and names the session instead of binding)
 //	C: <resume xmlns='urn:canto:test:acks' resource='orchard'/>
 //	S: <resumed xmlns='urn:canto:test:acks' jid='romeo@example.org/orchard'/>
 //	   (what was sent to it meanwhile)
 //
-// Where the account has no session of that name at rest, or it can't go on, the answer is <failed/>, and
-// the stream may bind (XEP-0198 §5).
+// If the account has no hibernating session of that name, or the session can't go on, the answer is
+// <failed/>; the stream may bind then (XEP-0198 section 5).
 //
-// State in a session: a flag, that its stream is acknowledged and that it is kept when it loses it; in
-// slots, which rest it is, and the stream that resumes it. Stored: a row for each message that has
-// arrived at an account, in one batch with the message if that is kept. Hooks: Message in phase Record;
-// Settled; Rest, Rested and Resumed.
+// In memory, in a session: a flag, which says that its stream is acknowledged and that the session
+// hibernates when it loses it; the number of its hibernations; the stream that resumes it. In memory, in a
+// warm account: the number of its next row. Stored: a row for each message that has arrived at an account,
+// in one batch with the message if that is stored.
+//
+// Hooks: Message in phase Record, Hibernate, Hibernated and Resumed under the account's lock; Settled, and
+// two stream features, on the stream's loop.
 package acks
 
 import (
@@ -32,7 +35,7 @@ import (
 	"canto/xmlstream"
 )
 
-// Manifest is how the loader knows this module.
+// Manifest describes this module to the loader.
 var Manifest = session.Manifest{
 	Name:    "test-acks",
 	Spec:    "XEP-0198 1.6",
@@ -43,6 +46,7 @@ var Manifest = session.Manifest{
 	New:      func() session.Module { return new(module) },
 }
 
+// ns is the namespace of the module.
 const ns = "urn:canto:test:acks"
 
 var (
@@ -52,33 +56,34 @@ var (
 	resumeName   = xmlstream.N(ns, "resume")
 	attrResource = xmlstream.N("", "resource")
 	resumable    = session.NewFlag("test-acks")
-	// hibernations counts the rests of a session, for the timer of each. It is not carried: a kernel that
-	// takes a session up says that it rests.
+	// hibernations counts how often a session has hibernated, so that a timer knows its own hibernation. It is
+	// not marshaled: a kernel that restores a session runs the Hibernated hooks again.
 	hibernations = session.NewSessionVar[int]("test-acks-rests", nil)
-	// resumingStream is the stream that resumes a session, while it does.
+	// resumingStream is the stream that is resuming a session.
 	resumingStream = session.NewSessionVar[session.Negotiation]("test-acks-resumes", nil)
 
-	// Rows are what became of messages, in the order in which they arrived at the account: see
+	// Rows has the outcomes of messages, in the order in which they arrived at the account: see
 	// [session.Outcome].
 	Rows = store.NewLog[string]("test-acks", 'w', 1)
 	part = session.NewPart[rowCounter]("test-acks")
 )
 
-// rowCounter is what is in memory of an account: the number of its next row.
+// A rowCounter is what an account has in memory: the number of its next row.
 type rowCounter struct{ next uint64 }
 
 // hibernateTicks is how long a session is kept without a stream, in ticks.
 const hibernateTicks = 3000
 
+// A module is the module of one profile. It does not change after Load.
 type module struct{ rows *store.Log[string] }
 
-// Load adds the hooks.
+// Load implements [session.Module].
 func (m *module) Load(api *session.API) (err error) {
 	if m.rows, err = storage.OpenLog(api, Rows); err != nil {
 		return err
 	}
-	session.Resident(api, part, func(snap *store.Snapshot, who session.EntityRef) (*rowCounter, error) {
-		last, ok, err := m.rows.Last(snap, who.ID)
+	session.Resident(api, part, func(snap *store.Snapshot, acc session.EntityRef) (*rowCounter, error) {
+		last, ok, err := m.rows.Last(snap, acc.ID)
 		if err != nil || !ok {
 			return nil, err
 		}
@@ -106,6 +111,8 @@ func (m *module) Load(api *session.API) (err error) {
 	return nil
 }
 
+// negotiate handles <on/>, which starts acknowledgements, and <r/>, which asks for one. On the stream's
+// loop.
 func negotiate(st session.Negotiation, e xmlstream.Element) {
 	if !e.Is(enableName) {
 		sendAck(st.Stream, st.Settled())
@@ -121,11 +128,13 @@ func negotiate(st session.Negotiation, e xmlstream.Element) {
 	})
 }
 
+// sendAck acknowledges the stanzas up to number n.
 func sendAck(st *session.Stream, n uint32) {
 	st.Send(fmt.Appendf(nil, "<a xmlns='%s' h='%d'/>", ns, n))
 }
 
-// handleResume gives the session that e names, if it rests, to a stream that has logged in.
+// handleResume handles <resume/> on a stream that has logged in: it resumes the named session, or answers
+// <failed/>.
 func handleResume(st session.Negotiation, e xmlstream.Element) {
 	v, _ := e.Attr(attrResource)
 	resource := string(v)
@@ -137,8 +146,8 @@ func handleResume(st session.Negotiation, e xmlstream.Element) {
 	})
 }
 
-// resumeSession gives the session of that resource to st; false: it is not there or not at rest, or what has
-// ended it does not let it go on. Under the lock.
+// resumeSession gives the session with the resource to st. It returns false if there is none, if it does
+// not hibernate, or if its ending does not allow it. Under the account's lock.
 func resumeSession(st session.Negotiation, a *session.Account, resource string) bool {
 	full, err := a.JID().WithResource(resource)
 	if err != nil {
@@ -156,7 +165,8 @@ func resumeSession(st session.Negotiation, a *session.Account, resource string) 
 	return true
 }
 
-// resumed tells the client of a session that has a stream again, if that has asked for it.
+// resumed is the Resumed hook: it answers <resume/>. In phase Guard, so the client gets this before
+// anything else.
 func resumed(l *session.LoopRouter, s *session.Session) {
 	if st := resumingStream.Get(s); st != nil {
 		resumingStream.Set(s, nil)
@@ -166,7 +176,8 @@ func resumed(l *session.LoopRouter, s *session.Session) {
 	}
 }
 
-// expire ends a session that rests too long. Under the lock, as it begins to.
+// expire is the Hibernated hook: it ends the session if it is not resumed in time. Under the account's
+// lock.
 func expire(l *session.LoopRouter, s *session.Session) {
 	n := hibernations.Get(s)
 	if n == nil {
@@ -181,7 +192,8 @@ func expire(l *session.LoopRouter, s *session.Session) {
 			if a == nil {
 				return
 			}
-			// Not another session of its name, and not one that was resumed since, which may rest again.
+			// Another session may have the resource by now, and this one may have been resumed and hibernate again:
+			// then the counter differs.
 			if s := a.Resource(full); s != nil && hibernations.Get(s) == n && *n == this && !s.Connected() {
 				a.ExpireSession(l, s)
 			}
@@ -189,7 +201,7 @@ func expire(l *session.LoopRouter, s *session.Session) {
 	})
 }
 
-// record writes down what became of a message.
+// record is the Record hook: it stores the outcome of a message. Under the account's lock.
 func (m *module) record(ev *session.Stanza) session.Verdict {
 	o := ev.Outcome()
 	var by []string
@@ -205,6 +217,7 @@ func (m *module) record(ev *session.Stanza) session.Verdict {
 	return session.Pass
 }
 
+// body returns the text of the message's body.
 func body(ev *session.Stanza) string {
 	b, _ := ev.Element.Child(stanza.BodyName)
 	return string(b.Text())

@@ -1,14 +1,16 @@
-// Package clientstate is what a module of client state indication (XEP-0352) needs of the kernel, and no
-// more: it is for tests, and shows how what leaves for a client is held back.
+// Package clientstate has what client state indication (XEP-0352) asks of the kernel, and no more. It
+// shows how stanzas to a client are deferred. It is for tests.
 //
 //	C: <inactive xmlns='urn:xmpp:csi:0'/>
-//	   (presence of contacts waits, the last of each resource)
+//	   (presence of contacts is deferred, the last one of each resource)
 //	C: <active xmlns='urn:xmpp:csi:0'/>
 //	S: <presence from='romeo@localhost/orchard' to='juliet@localhost'><show>away</show></presence>
 //
-// State in an outbox, under its lock: whether the client is inactive, and the presence that waits (the
-// kernel's). Stored: nothing. Hooks: Outgoing, which holds presence, and sends it before anything else;
-// Resumed, as a resumed stream is active.
+// In memory, in an outbox, under its lock: whether the client is inactive; the deferred presence is the
+// kernel's. Stored: nothing.
+//
+// Hooks: Outgoing, under the outbox lock, which defers presence and sends it before anything else;
+// Resumed, since the client of a resumed stream is active.
 package clientstate
 
 import (
@@ -18,7 +20,7 @@ import (
 	"canto/xmlstream"
 )
 
-// Manifest is how the loader knows this module.
+// Manifest describes this module to the loader.
 var Manifest = session.Manifest{
 	Name:     "test-client-state",
 	Spec:     "XEP-0352 1.0.0",
@@ -28,6 +30,7 @@ var Manifest = session.Manifest{
 	New:      func() session.Module { return module{} },
 }
 
+// ns is the namespace of client state indication.
 const ns = "urn:xmpp:csi:0"
 
 var (
@@ -36,11 +39,12 @@ var (
 	state    = session.NewOutboxVar[inactiveState]("test-client-state")
 )
 
-// inactiveState is in the outbox of a session whose client is inactive.
+// An inactiveState is in the outbox of a session whose client is inactive.
 type inactiveState struct{}
 
 type module struct{}
 
+// Load implements [session.Module].
 func (module) Load(api *session.API) error {
 	api.Hooks.Features = append(api.Hooks.Features, session.StreamFeature{
 		Name:          active,
@@ -57,9 +61,10 @@ func (module) Load(api *session.API) error {
 	return nil
 }
 
-// set notes what the client has said of itself. An active one gets what was held back (XEP-0352 §5.1).
-func set(o session.Outbox, on bool) {
-	if !on {
+// set records whether the client is active. An active client gets what was deferred (XEP-0352 section
+// 5.1). Under the outbox lock.
+func set(o session.Outbox, isActive bool) {
+	if !isActive {
 		state.Set(o, &inactiveState{})
 		return
 	}
@@ -67,8 +72,9 @@ func set(o session.Outbox, on bool) {
 	o.Flush()
 }
 
-// deferPresence holds the presence of resources back from an inactive client, the last of each. Anything else
-// wakes it: it gets first what came before, in order.
+// deferPresence is the Outgoing hook: it defers presence of resources to an inactive client, and keeps
+// only the last one of each resource. Before any other element it sends what was deferred, in order. Under
+// the outbox lock.
 func deferPresence(o session.Outbox, p session.OutboundStanza) session.Verdict {
 	if state.Get(o) == nil {
 		return session.Pass

@@ -13,7 +13,7 @@ import (
 	"canto/session/sessiontest/clientstate"
 )
 
-// friends are a server with the module, juliet, and n contacts whose presence she gets.
+// friends starts a server with the module, logs juliet in, and n contacts whose presence she gets.
 func friends(t *testing.T, n int) (s *sessiontest.Server, juliet *sessiontest.Client,
 	others []*sessiontest.Client) {
 	t.Helper()
@@ -34,15 +34,15 @@ func friends(t *testing.T, n int) (s *sessiontest.Server, juliet *sessiontest.Cl
 	return s, juliet, others
 }
 
-// marks are the texts of presence and messages in the order in which they came.
+// marks returns the texts of presence and messages in the order in which they came.
 func marks(got string) []string { return regexp.MustCompile(`mark\d+`).FindAllString(got, -1) }
 
 func away(c *sessiontest.Client, n int) {
 	c.Send(fmt.Sprintf("<presence to='juliet@localhost/balcony'><status>mark%d</status></presence>", n))
 }
 
-// XEP-0352 §4.2, §5.1: an inactive client gets no presence; when it is active again it gets the last of
-// each resource, before the answer to what it asks next.
+// XEP-0352 sections 4.2 and 5.1: an inactive client gets no presence. When it becomes active it gets the
+// last presence of each resource, before the answer to its next request.
 func TestPresenceWaits(t *testing.T) {
 	s, juliet, c := friends(t, 2)
 	juliet.Send("<inactive xmlns='urn:xmpp:csi:0'/>")
@@ -64,8 +64,8 @@ func TestPresenceWaits(t *testing.T) {
 	}
 }
 
-// What is important comes at once, and behind what came before it: a message, a request for a
-// subscription, an answer.
+// A message, a subscription request or an answer is sent to an inactive client at once, after what was
+// deferred before it.
 func TestOrderIsKept(t *testing.T) {
 	for name, send := range map[string]func(juliet, c *sessiontest.Client){
 		"message": func(_, c *sessiontest.Client) {
@@ -91,7 +91,7 @@ func TestOrderIsKept(t *testing.T) {
 	}
 }
 
-// Stored messages are taken from the store, and not held back in the outbox, however inactive the client.
+// Stored messages are not deferred in the outbox, however long the client is inactive.
 func TestStoredMessages(t *testing.T) {
 	s, juliet, c := friends(t, 1)
 	juliet.Send("<presence type='unavailable'/>")
@@ -106,8 +106,8 @@ func TestStoredMessages(t *testing.T) {
 	}
 }
 
-// What others send to an inactive client has a limit: it gets what it can't keep back, and its session
-// goes on.
+// The stanzas deferred for an inactive client have a limit: beyond it they are sent, and the session goes
+// on.
 func TestHeldPresenceHasALimit(t *testing.T) {
 	s, juliet, c := friends(t, 80)
 	juliet.Send("<inactive xmlns='urn:xmpp:csi:0'/>")

@@ -16,7 +16,7 @@ import (
 	"canto/session/store/storetest"
 )
 
-// clumsyEverywhere panics in a chain of each kind where a stanza's id says so.
+// clumsyEverywhere panics in a chain of each kind if a stanza's id says so.
 type clumsyEverywhere struct{}
 
 func (clumsyEverywhere) Load(api *session.API) error {
@@ -38,10 +38,10 @@ func (clumsyEverywhere) Load(api *session.API) error {
 var clumsyEverywhereManifest = session.Manifest{Name: "clumsy-everywhere", Spec: "a test",
 	New: func() session.Module { return clumsyEverywhere{} }}
 
-// Everything at once: each fifth read and each fifth commit of a late store fails, some handlers of each
-// kind panic, and meanwhile broadcasts to many are under way and inboxes are full. Each message has come,
-// or its sender has an error; each request has one answer; all occupants see one order; and afterwards
-// nothing waits anywhere.
+// Everything at once: each fifth read and each fifth commit of a slow store fails, some handlers of each
+// kind panic, broadcasts to many are in flight and inboxes are full. Each message has arrived, or its
+// sender has an error; each request has one answer; all occupants see one order; afterwards nothing is
+// pending.
 func TestFaultsAtOnce(t *testing.T) {
 	counts := make(map[string]int)
 	for seed := range uint64(4) {
@@ -55,7 +55,7 @@ func TestFaultsAtOnce(t *testing.T) {
 	t.Log(counts)
 }
 
-// faultsAtOnce is one run, which adds to counts what became of its stanzas.
+// faultsAtOnce is one run, which adds the outcomes of its stanzas to counts.
 func faultsAtOnce(t *testing.T, seed uint64, counts map[string]int) {
 	const occupants, senders, stanzas = 100, 6, 900
 	var on atomic.Bool

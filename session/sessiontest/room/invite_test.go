@@ -11,10 +11,10 @@ import (
 	"canto/session/store/storetest"
 )
 
-// That an invitation has expired is said once, and when it is durable: while it can't be stored nothing
-// is said, and the store is not asked at each tick; when it can be, it expires, also with occupants in
-// the room, which keep it in memory. The same where an invitation was accepted, and that could not be
-// stored.
+// The inviter is told once that an invitation has expired, when that is durable. While it can't be stored
+// nothing is sent, and the store is not written at each tick. When it can be stored the invitation
+// expires, also if the room has occupants, which keep it in memory. The same holds if an invitation was
+// accepted and that could not be stored.
 func TestExpiryOnFlakyStore(t *testing.T) {
 	for _, how := range []string{"fails", "is full", "fails as it is accepted"} {
 		t.Run(how, func(t *testing.T) {
@@ -70,8 +70,8 @@ func TestExpiryOnFlakyStore(t *testing.T) {
 	}
 }
 
-// A client that joins is told of the occupants a page at a time, in the order of nicks, each of them
-// once; and so is one that asks by disco#items (XEP-0059 §2.2).
+// A client that joins gets the occupants a page at a time, in the order of nicks, each once; so does a
+// client that uses disco#items (XEP-0059 section 2.2).
 func TestOccupantsByPage(t *testing.T) {
 	const occupants = 230
 	s := sessiontest.New(t, with(sessiontest.Options{Limits: unlimited()}))

@@ -39,7 +39,7 @@ func say(id string) string {
 
 var logNumber = regexp.MustCompile(`<log xmlns='urn:canto:test:room' n='(\d+)'/><stanza-id`)
 
-// numbers are those of the messages in got, in order.
+// numbers returns the numbers of the messages in got, in order.
 func numbers(got string) (list []string) {
 	for _, m := range logNumber.FindAllStringSubmatch(got, -1) {
 		list = append(list, m[1])
@@ -57,7 +57,7 @@ func mustHave(t *testing.T, what, got string, wants ...string) {
 	}
 }
 
-// rooms are the entities of the kind in the directory.
+// rooms returns the entities of the kind in the directory.
 func rooms(t *testing.T, db *store.DB) (list []store.Entry) {
 	t.Helper()
 	if err := db.Entities().List(db, "rooms.localhost", "", func(e store.Entry) bool {
@@ -75,7 +75,7 @@ func unlimited() *session.Limits {
 	return &lim
 }
 
-// Two first stanzas at once, by two loops, make one room: one of the senders is its owner, both have an
+// Two first stanzas at once, on two loops, create one room: one of the senders is its owner, both have an
 // answer, and the directory has one row.
 func TestTwoAtOnceMakeOne(t *testing.T) {
 	s := sessiontest.New(t, with(sessiontest.Options{}))
@@ -99,14 +99,14 @@ func TestTwoAtOnceMakeOne(t *testing.T) {
 	mustHave(t, "juliet", juliet.Received(), "n='1'")
 }
 
-// silent is Pebble's logger.
+// silent is a logger for Pebble that writes nothing.
 type silent struct{}
 
 func (silent) Infof(string, ...any)      {}
 func (silent) Errorf(string, ...any)     {}
 func (silent) Fatalf(f string, a ...any) { panic(fmt.Sprintf(f, a...)) }
 
-// dump is every key of the store that has the bytes of id in key or value.
+// dump returns every key of the store that has the bytes of id in its key or value.
 func dump(t *testing.T, fs *vfs.MemFS, id uint64) (keys []string) {
 	t.Helper()
 	db, err := pebble.Open("data", &pebble.Options{FS: fs.CrashClone(vfs.CrashCloneCfg{}), ReadOnly: true,
@@ -129,7 +129,7 @@ func dump(t *testing.T, fs *vfs.MemFS, id uint64) (keys []string) {
 	return keys
 }
 
-// failing is a store that fails the write that a test says: the n-th from when it is armed; 0: none.
+// failing makes the n-th write from now fail; 0: none.
 type failing struct{ n, seen atomic.Int32 }
 
 func (f *failing) arm(n int32) {
@@ -144,14 +144,13 @@ func (f *failing) fault(write bool) error {
 	return nil
 }
 
-// A room that is destroyed leaves nothing under its id, once it is erased: no row of the directory, of a
-// table or of the log. It has no address any more from the answer on, whatever stops the server behind
-// it; a start erases what is left then. Where that it has no address could not be stored, it is there
-// still, with all that it had.
+// A destroyed room leaves no row under its id once it is erased: in the directory, in a table or in the
+// log. After the answer it has no address, wherever the server stops; a start erases what is left. If its
+// removal from the directory could not be stored, the room is there with all that it had.
 func TestDeletedWithProof(t *testing.T) {
 	for _, c := range []struct {
 		how string
-		// the write that fails behind <destroy/>: that of the directory is the first, the erasure the second
+		// The write that fails after <destroy/>: that of the directory is the first, the erasure the second.
 		fails   int32
 		crashes bool
 		stays   bool
@@ -210,7 +209,7 @@ func TestDeletedWithProof(t *testing.T) {
 	}
 }
 
-// clumsy panics in a room's chain where a message says so.
+// clumsy panics in a room's chain if a message says so.
 type clumsy struct{}
 
 func (clumsy) Load(api *session.API) error {
@@ -228,9 +227,9 @@ var clumsyManifest = session.Manifest{Name: "clumsy", Spec: "a test", New: func(
 	return clumsy{}
 }}
 
-// A panic in a handler of a room costs one stanza of that one room: its sender has an error, the occupants
-// stay, the next stanza works, and another room does not notice. RFC 6120 §8.3.1: each stanza that could
-// not be processed has an error.
+// A panic in a handler of a room costs one stanza of that room: its sender gets an error, the occupants
+// stay, the next stanza works, and another room does not notice. RFC 6120 section 8.3.1: each stanza that
+// could not be processed is answered with an error.
 func TestPanicCostsOneStanza(t *testing.T) {
 	s := sessiontest.New(t, with(sessiontest.Options{AllowPanics: true}, clumsyManifest))
 	romeo, juliet := s.Login("romeo", "romeo@localhost/a"), s.Login("juliet", "juliet@localhost/b")
@@ -252,8 +251,8 @@ func TestPanicCostsOneStanza(t *testing.T) {
 	mustHave(t, "the other room", romeo.Received(), "id='three'", "n='1'")
 }
 
-// The same while a broadcast to many is under way and the inbox is full: of all messages that were sent
-// each is numbered and comes to all, in one order, or its sender has an error; afterwards nothing waits.
+// The same while a broadcast to many is in flight and the inbox is full: each message has a number and is
+// delivered to all, in one order, or its sender gets an error; afterwards nothing is pending.
 func TestPanicBehindBroadcasts(t *testing.T) {
 	const occupants, messages = 150, 400
 	s := sessiontest.New(t, with(sessiontest.Options{AllowPanics: true, Limits: unlimited()}, clumsyManifest))
@@ -305,8 +304,8 @@ func TestPanicBehindBroadcasts(t *testing.T) {
 	}
 }
 
-// A commit that fails is told to the sender of the message, once; the room is read again, its occupants
-// stay, and the next message works, under a number of its own.
+// A failed commit is reported to the sender of the message once. The room is reloaded, its occupants stay,
+// and the next message works, with a number of its own.
 func TestFailedCommit(t *testing.T) {
 	var flaky storetest.Flaky
 	s := sessiontest.New(t, with(sessiontest.Options{Fault: flaky.Fault}))
@@ -344,12 +343,13 @@ func TestFailedCommit(t *testing.T) {
 	}
 }
 
-// Where the batch that makes a room fails, what was written behind it fails with it: each sender is told, the
-// occupants are told that there is no room, and no row is left under an id that the directory does not have.
+// If the batch that creates a room fails, later batches fail with it: each sender gets an error, the
+// occupants are told that the room has ended, and no row is left under an id that the directory does not
+// have.
 func TestFailedCreation(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	var fail atomic.Int32
-	var late time.Duration // after which the kernel hears of a commit
+	var late time.Duration // the delay after which the kernel is told of a commit
 	slow := func() time.Duration { return late }
 	s := sessiontest.New(t, with(sessiontest.Options{FS: fs, Slow: slow, Fault: func(write bool) error {
 		if write && fail.Add(-1) >= 0 {
@@ -389,7 +389,7 @@ func TestFailedCreation(t *testing.T) {
 	}
 }
 
-// Pages for two askers are read at once; of two for one asker, one at a time, in order.
+// Pages for two clients are read at the same time; two pages for one client are read one after the other.
 func TestPagesAtOnce(t *testing.T) {
 	s := sessiontest.New(t, with(sessiontest.Options{}))
 	romeo, juliet := s.Login("romeo", "romeo@localhost/a"), s.Login("juliet", "juliet@localhost/b")
@@ -423,8 +423,8 @@ func TestPagesAtOnce(t *testing.T) {
 	mustHave(t, "romeo", romeo.Received(), "<iq type='result' id='2'", "<body>meanwhile</body>")
 }
 
-// A page that is read while the room is destroyed is answered with an error; also where there is another
-// room of that name by then, which has nothing of the first.
+// A page that is read while the room is destroyed is answered with an error, also if there is another room
+// of that name by then; the page has nothing of either.
 func TestPageOfDestroyedRoom(t *testing.T) {
 	for _, again := range []bool{false, true} {
 		s := sessiontest.New(t, with(sessiontest.Options{}))
@@ -452,7 +452,7 @@ func TestPageOfDestroyedRoom(t *testing.T) {
 		if strings.Contains(got, "secret") {
 			t.Errorf("again %t: %s", again, got)
 		}
-		s.Advance(3 * time.Minute) // whatever is left of the request holds nothing in memory
+		s.Advance(3 * time.Minute) // nothing of the request may hold memory
 		s.Settle()
 		if e := s.Router.Table.Lookup(parse(t, orchard)); e != nil && !again {
 			t.Error("the address is in memory still")

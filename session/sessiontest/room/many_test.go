@@ -24,7 +24,7 @@ type countingFS struct {
 	read atomic.Int64
 }
 
-// A countedFile is one of a countingFS.
+// A countedFile is a file of a countingFS.
 type countedFile struct {
 	vfs.File
 	fs *countingFS
@@ -58,7 +58,7 @@ func (fs *countingFS) OpenReadWrite(name string, c vfs.DiskWriteCategory, opts .
 	return fs.counted(fs.FS.OpenReadWrite(name, c, opts...))
 }
 
-// onDisk makes a disk that has so many rooms in the directory, in the files that are read by block.
+// onDisk makes a disk with n rooms in the directory, in files that are read by block.
 func onDisk(t *testing.T, count int) *countingFS {
 	t.Helper()
 	fs := &countingFS{FS: vfs.NewMem()}
@@ -66,7 +66,7 @@ func onDisk(t *testing.T, count int) *countingFS {
 	var last store.Ticket
 	for i := 0; i < count; {
 		b, err := s.DB.Entities().New("rooms.localhost", fmt.Sprintf("room%d", i), room.Kind.String())
-		if errors.Is(err, store.ErrFull) { // numbers for the next are reserved when the last is durable
+		if errors.Is(err, store.ErrFull) { // the next ids are reserved when the last are durable
 			err = s.DB.Wait(t.Context(), last)
 		} else if err == nil {
 			last = s.DB.Commit(b)
@@ -80,7 +80,7 @@ func onDisk(t *testing.T, count int) *countingFS {
 		t.Fatal(err)
 	}
 	s.DB.Close()
-	// Nothing is left in the write-ahead log, and nothing to be compacted while a start is measured.
+	// The write-ahead log is empty, and nothing is compacted while a start is measured.
 	db, err := pebble.Open("data", &pebble.Options{FS: fs, Logger: silent{}})
 	if err == nil {
 		err = errors.Join(db.Compact(t.Context(), []byte{0}, []byte{0xff}, false), db.Close())
@@ -91,8 +91,8 @@ func onDisk(t *testing.T, count int) *countingFS {
 	return fs
 }
 
-// A start with a hundred thousand rooms on disk reads as many bytes as one with ten, and has none of them
-// in memory; each is found by its first stanza.
+// A start with 100,000 rooms on disk reads as many bytes as one with ten, and loads none of them; the
+// first stanza to each finds it.
 func TestManyRoomsOnDisk(t *testing.T) {
 	const count, slack = 100_000, 16 << 10 // slack: a block or two of files that are larger
 	start := func(fs *countingFS) (s *sessiontest.Server, read int64) {
@@ -125,7 +125,7 @@ func TestManyRoomsOnDisk(t *testing.T) {
 	if n := s.Router.Table.Len(); n != 2 {
 		t.Errorf("%d entities are in memory, want the room and its occupant", n)
 	}
-	// And what reads all of them would be seen.
+	// A start that read all of them would fail this test.
 	fs.read.Store(0)
 	n := 0
 	err := s.DB.Entities().List(s.DB, "rooms.localhost", "", func(store.Entry) bool { n++; return true })
@@ -134,9 +134,9 @@ func TestManyRoomsOnDisk(t *testing.T) {
 	}
 }
 
-// A flood to random addresses of rooms makes nothing that stays: what is asked for at an address where
-// there is nothing leaves memory, rooms without a message are bounded in number, and those that one
-// account left behind end with its session (attacks K58, T20).
+// A flood to random addresses of rooms leaves nothing: an address without a room leaves memory, rooms
+// without a message are limited in number, and those of one account end with its session (attacks K58,
+// T20).
 func TestFloodOfAddresses(t *testing.T) {
 	opt := with(sessiontest.Options{Limits: unlimited()})
 	opt.Module = func(_ string, v any) error {
@@ -188,8 +188,8 @@ func TestFloodOfAddresses(t *testing.T) {
 	mustHave(t, "who comes later", juliet.Received(), "from='"+orchard+"/Juliet'")
 }
 
-// What is too large for a room is refused, and goes to no one; a room that is cold takes 64 stanzas and
-// 256 KiB into its inbox, and the rest has an error.
+// A message that is too large for a room is refused and reaches no occupant. A cold room takes 64 stanzas
+// and 256 KiB into its inbox; further ones are answered with an error.
 func TestBoundsOfARoom(t *testing.T) {
 	s := sessiontest.New(t, with(sessiontest.Options{Limits: unlimited()}))
 	romeo, juliet := s.Login("romeo", "romeo@localhost/a"), s.Login("juliet", "juliet@localhost/b")
@@ -257,10 +257,10 @@ func TestRoomsThatAnswerEachOther(t *testing.T) {
 	}
 }
 
-// crowd is a module that takes what goes to occupants at another domain, and counts it by loop.
+// crowd is a module that takes what is sent to occupants at another domain, and counts it by loop.
 type crowd struct {
 	delivered [2]int // by loop: the loops of a test are turned one after the other
-	said      []int  // what was delivered when the room had its next message
+	said      []int  // how many were delivered when the room had its next message
 }
 
 func (c *crowd) Load(api *session.API) error {
@@ -276,8 +276,8 @@ func (c *crowd) Load(api *session.API) error {
 	return nil
 }
 
-// A broadcast to 2,000 occupants holds neither the room's next ten messages up, nor a client of the same
-// loop for longer than a share of 64 deliveries; all of it arrives.
+// A broadcast to 2,000 occupants delays neither the room's next ten messages, nor a client of the same
+// loop for longer than 64 deliveries; all of it arrives.
 func TestNextOfALargeRoom(t *testing.T) {
 	const occupants, share = 2000, 64
 	c := new(crowd)

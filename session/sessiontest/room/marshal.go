@@ -12,28 +12,29 @@ import (
 	"canto/session/storage"
 )
 
-// marshalVersion is the first byte of what carry writes; it grows when that changes.
+// marshalVersion is the first byte of the form that marshalLive writes. Raise it when the form changes.
 const marshalVersion = 1
 
-// marshaledRoom is what a room has in memory only, as it is written down for another kernel.
+// A marshaledRoom is what a room has in memory only, in JSON.
 type marshaledRoom struct {
-	Last        uint64
+	Last        uint64            // the number of the last message
 	Occupants   map[string]string // full JIDs by nick
 	Affiliation map[string]string `json:",omitempty"` // of a room of which nothing is stored, by bare JID
-	// inviters that are to be told, by the bare JID of the invited
+	// Expired are the inviters that must be told that their invitation has expired, by the bare JID of the
+	// invited user.
 	Expired map[string]string `json:",omitempty"`
 }
 
-// marshalLive is [session.EntityHandler.MarshalLive].
+// marshalLive implements [session.EntityHandler] MarshalLive.
 func (m *module) marshalLive(e *session.Entity, dst []byte) []byte {
 	r := session.Live[room](e)
 	c := marshaledRoom{Last: r.last, Occupants: make(map[string]string)}
-	for nick, who := range r.occupantOf {
-		c.Occupants[nick] = who.String()
+	for nick, occupant := range r.occupantOf {
+		c.Occupants[nick] = occupant.String()
 	}
 	for _, u := range r.untracked {
 		if m.router.Committer.Err(u.ticket) != nil {
-			continue // they are stored still
+			continue // the batch has failed, so the invitations are still stored
 		}
 		for _, i := range u.due {
 			if c.Expired == nil {
@@ -50,26 +51,30 @@ func (m *module) marshalLive(e *session.Entity, dst []byte) []byte {
 	}
 	b, err := json.Marshal(c)
 	if err != nil {
-		panic(err) // strings and a number
+		panic(err) // can't fail: strings and a number
 	}
 	return append(append(dst, marshalVersion), b...)
 }
 
-// restoreLive is [session.EntityHandler.RestoreLive]. It takes all of b over or nothing.
+// restoreLive implements [session.EntityHandler] RestoreLive. It restores all of b or nothing.
 func (m *module) restoreLive(l *session.LoopRouter, e *session.Entity, b []byte) error {
 	err := m.restore(l, e, b)
 	if r := session.Live[room](e); err != nil && e.ID() == 0 && !r.temporary {
-		storage.Delete(l, m.db, e) // it was made for what could not be read
+		storage.Delete(l, m.db, e) // the room was created for b, which can't be read
 	}
 	return err
 }
 
+// restore is restoreLive without the removal of the room after an error. Its steps: unmarshal b; check
+// every address in it; only then change the room: its last number, its occupants, the expired invitations,
+// and, if nothing of it is stored, its affiliations. An occupant that has joined again meanwhile stays as
+// it is.
 func (m *module) restore(l *session.LoopRouter, e *session.Entity, b []byte) error {
 	if len(b) == 0 {
-		return errors.New("room: nothing was written down")
+		return errors.New("room: there is no marshaled state")
 	}
 	if b[0] != marshalVersion {
-		return fmt.Errorf("room: what was written down has version %d, and %d is the one known here", b[0],
+		return fmt.Errorf("room: the marshaled state has version %d, and %d is the one known here", b[0],
 			marshalVersion)
 	}
 	var c marshaledRoom
@@ -112,7 +117,7 @@ func (m *module) restore(l *session.LoopRouter, e *session.Entity, b []byte) err
 	for i, nick := range nicks {
 		_, taken := r.occupantOf[nick]
 		if _, in := r.nickOf[occupants[i]]; in || taken {
-			continue // it has come back already, or its nick is another's
+			continue // it has joined again, or another occupant has its nick
 		}
 		r.recipients.Add(occupants[i])
 		r.enter(nick, occupants[i])

@@ -7,18 +7,19 @@ import (
 	"canto/xmlstream"
 )
 
-// listName is in a presence that joins and wants to know who is there.
+// listName is the child of a joining presence that asks for the occupants.
 var listName = xmlstream.N(ns, "occupants")
 
-// occupantBatch is how many occupants are said at a time to one that joins: more follow when its client
-// has room.
+// occupantBatch is how many occupants are sent at a time to a client that joins. More follow when the
+// client has read most of these.
 const occupantBatch = 50
 
-// sendOccupants says the occupants behind the nick after to one that has joined.
+// sendOccupants sends the occupants after the nick after to the occupant to. It is also
+// EntityHandler.More. If there are more it asks the kernel to call it again. Under the room's lock.
 func (m *module) sendOccupants(l *session.LoopRouter, e *session.Entity, to jid.JID, after []byte) {
 	r := session.Live[room](e)
 	if _, in := r.nickOf[to]; !in {
-		return // it has left
+		return // the client has left the room
 	}
 	nicks := r.nicksAfter(string(after), occupantBatch)
 	for _, nick := range nicks {

@@ -17,10 +17,10 @@ import (
 	"canto/xmlstream"
 )
 
-// A fragile has each function of the kind of rooms panic once where it is armed with the function's name.
+// A fragile makes each function of the kind of rooms panic once if it is armed with the function's name.
 type fragile struct{ armed string }
 
-// rage panics if f is armed for that function; that disarms it.
+// rage panics if f is armed for that function, and disarms it.
 func (f *fragile) rage(function string) {
 	if f.armed == function {
 		f.armed = ""
@@ -28,7 +28,7 @@ func (f *fragile) rage(function string) {
 	}
 }
 
-// slowly is a request whose handler has a worker do something.
+// slowly is a request whose handler uses a worker.
 var slowly = xmlstream.N("urn:of-the-test", "slowly")
 
 func (f *fragile) Load(api *session.API) error {
@@ -75,10 +75,10 @@ func on(s *sessiontest.Server, f func(l *session.LoopRouter)) {
 	s.Settle()
 }
 
-// A panic in any function that the kind of rooms has beside its chains costs one thing of that one room:
-// a request is answered with internal-server-error (RFC 6120 §8.2.3). It is counted once; the occupants
-// stay, the next of the same works, and another room does not notice. (TestPanicInKind has New, Cold,
-// Failed, Ended and Timer.)
+// A panic in any function of the kind of rooms, besides its chains, costs one thing of one room: a request
+// is answered with internal-server-error (RFC 6120 section 8.2.3). It is counted once; the occupants stay,
+// the next call works, and another room does not notice. (TestPanicInKind has New, Cold, Failed, Ended and
+// Timer.)
 func TestPanicInFunctionOfARoom(t *testing.T) {
 	ask := func(payload string) func(s *sessiontest.Server, c *sessiontest.Client) string {
 		return func(s *sessiontest.Server, c *sessiontest.Client) string {
@@ -97,14 +97,14 @@ func TestPanicInFunctionOfARoom(t *testing.T) {
 		{"Info", ask("<query xmlns='http://jabber.org/protocol/disco#info'/>"), failed, answer},
 		{"Items", ask("<query xmlns='http://jabber.org/protocol/disco#items'/>"), failed, answer},
 		{"then of Await", ask("<slowly xmlns='urn:of-the-test'/>"), failed, answer},
-		// The occupants that were still to be told are not; a client that joins may ask again.
+		// The remaining occupants are not sent; a client that joins may ask again.
 		{"More", func(s *sessiontest.Server, c *sessiontest.Client) string {
 			c.Send("<presence type='unavailable' to='" + orchard + "/asks'/>" +
 				"<presence to='" + orchard + "/asks'><occupants xmlns='urn:canto:test:room'/></presence>")
 			s.Settle()
 			return fmt.Sprint(strings.Count(c.Received(), "<occupants"), " occupants")
 		}, "49 occupants", "81 occupants"},
-		// What was not written down is said to be left: the caller tries again.
+		// An entity that was not marshaled is counted as left: the caller tries again.
 		{"Carry", func(s *sessiontest.Server, _ *sessiontest.Client) string {
 			left := -1
 			on(s, func(l *session.LoopRouter) { left = l.MarshalEntities(func([]byte) {}) })
@@ -118,7 +118,7 @@ func TestPanicInFunctionOfARoom(t *testing.T) {
 			return fmt.Sprint("taken up: ", err)
 		}, "panic", "taken up: <nil>"},
 		{"Weigh", func(s *sessiontest.Server, _ *sessiontest.Client) string {
-			h := s.Router.Table.Footprint() // on no loop: what it returns says that one could not be weighed
+			h := s.Router.Table.Footprint() // on no loop: the result says that an entity could not be measured
 			return fmt.Sprintf("%d rooms, %d not weighed", h["rooms"].Count, h["not_weighed"].Count)
 		}, "2 rooms, 1 not weighed", "2 rooms, 0 not weighed"},
 	} {
@@ -149,7 +149,7 @@ func TestPanicInFunctionOfARoom(t *testing.T) {
 				t.Errorf("afterwards: %s", got)
 			}
 			if c.at == "Carry" {
-				return // all sessions are detached
+				return // all sessions hibernate
 			}
 			romeo.Send(say("two") + strings.ReplaceAll(say("three"), "orchard@", "tomb@"))
 			s.Settle()

@@ -12,9 +12,9 @@ import (
 	"canto/session/store"
 )
 
-// Accounts of a host that has become a service host are there no more, as an account that gives nothing
-// away (RFC 6121 §8.5.1), and are back when users log in at the host again. One that is deleted meanwhile
-// is worked off then: a subscription that is left would give presence to the next owner of the name.
+// Accounts of a host that has become a service host do not exist there (RFC 6121 section 8.5.1), and exist
+// again when users log in at the host again. The deletion of one that is deleted meanwhile is finished
+// then: otherwise a subscription would give presence to the next owner of the name.
 func TestAccountsOfAServiceHost(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	login := sessiontest.Options{FS: fs, Hosts: []string{"localhost", "rooms.localhost"}}
@@ -81,8 +81,8 @@ func TestAccountsOfAServiceHost(t *testing.T) {
 	}
 }
 
-// An account that is deleted, and that had asked for the presence of a room, is erased as any other (RFC
-// 6121 §3.3): the room is told by a stanza, as it is no account.
+// A deleted account that had asked for the presence of a room is erased as any other (RFC 6121 section
+// 3.3): the room is told by a stanza, as it is no account.
 func TestDeletedContactOfARoom(t *testing.T) {
 	s := sessiontest.New(t, with(sessiontest.Options{}))
 	romeo, juliet := s.Login("romeo", "romeo@localhost/a"), s.Login("juliet", "juliet@localhost/b")

@@ -1,18 +1,20 @@
-// Package room is a small chat room at a service host: a kind of entity that a module outside of the
-// kernel brings, for tests, and as the example of docs/modules.md. It is no XEP-0045: it has what a room
-// asks of the kernel, and no more.
+// Package room is a small chat room at a service host. It shows how a module brings a kind of entity of
+// its own, as docs/modules.md describes it, and tests use it. It is not XEP-0045: it has what a room asks
+// of the kernel, and no more.
 //
-// A presence to room@host/nick joins, and makes the room where there is none. The user that makes a room
-// is its owner. The number is that of the last message in the room's log:
+// A presence to room@host/nick joins the room, and creates it if there is none. The user that creates a
+// room is its owner. The number is that of the last message in the room's log:
 //
 //	C: <presence to='orchard@rooms.localhost/Romeo'/>
-//	S: <presence from='orchard@rooms.localhost/Romeo' to='romeo@localhost/a'><log xmlns='urn:canto:test:room' n='0'/></presence>
+//	S: <presence from='orchard@rooms.localhost/Romeo' to='romeo@localhost/a'>
+//	     <log xmlns='urn:canto:test:room' n='0'/></presence>
 //
-// One that has <occupants xmlns='urn:canto:test:room'/> gets a presence with the same of each occupant,
-// in the order of nicks: the first 50 before its own, the others behind it, a share at a time as its
-// client takes them.
+// A client that sends <occupants xmlns='urn:canto:test:room'/> in it gets a presence with the same child
+// for each occupant, in the order of nicks: the first 50 before its own presence, the others in parts,
+// while it reads them.
 //
-// A message to the room is numbered, put into its log, and sent to every occupant; one to a nick is private:
+// A message to the room gets a number, is put into the log, and is sent to every occupant. A message to a
+// nick is private:
 //
 //	C: <message to='orchard@rooms.localhost' type='groupchat'><body>Hi</body></message>
 //	S: <message from='orchard@rooms.localhost/Romeo' to='juliet@localhost/b' type='groupchat'><body>Hi</body>
@@ -20,20 +22,24 @@
 //
 // Requests to the room's bare JID, all in the namespace urn:canto:test:room:
 //
-//	set <affiliation jid='juliet@localhost' is='member'/>   owner, member or none; answered when it is durable
-//	get <affiliations/>                                     <affiliation/> for each
-//	set <invite jid='nurse@localhost'/>                     the invited becomes a member by joining within 5 minutes;
-//	                                                        else the inviter gets <message><expired jid=''/></message>
-//	get <page after='17' max='20'/>                         messages of the log, and complete='true' with the last
-//	get <last/>                                             <last n='42'/>, answered from memory
-//	set <destroy/>                                          all occupants get an unavailable presence from the room
+//	set <affiliation jid='juliet@localhost' is='member'/>  owner, member or none; answered when durable
+//	get <affiliations/>                                    <affiliation/> for each
+//	set <invite jid='nurse@localhost'/>                    the user becomes a member by joining within
+//	                                                       5 minutes; else the inviter gets
+//	                                                       <message><expired jid=''/></message>
+//	get <page after='17' max='20'/>                        messages of the log; complete='true': no more
+//	get <last/>                                            <last n='42'/>, answered from memory
+//	set <destroy/>                                         all occupants get unavailable presence
 //
-// Live state: occupants, the number of the last message. Resident: affiliations, invitations. Stored:
-// those, one row each, and the log. A room of which nothing is stored, as nothing was written in it, ends
-// with its last occupant; another leaves memory a minute after the last stanza, when it has no occupants.
-// In a room of more than [Options.Announce] occupants, only the one that comes is told of it. After a
-// panic the occupants stay. Numbers are not used again while a room is in memory, also where a message
-// could not be stored.
+// Live state: the occupants and the number of the last message. Resident set: affiliations and
+// invitations. Stored: these, a row for each, and the log. A room of which nothing is stored ends with its
+// last occupant. Another room leaves memory a minute after its last stanza, if it has no occupants. In a
+// room with more than [Options.Announce] occupants, only the joining client gets its presence. After a
+// panic the occupants stay. While a room is in memory a number is used once, even if its message could not
+// be stored.
+//
+// Hooks, all under the room's lock: Presence and Message in phase Deliver, Message in phase Rewrite, iq
+// handlers, Make, and the functions of the entity handler.
 package room
 
 import (
@@ -52,7 +58,7 @@ import (
 	"canto/xmlstream"
 )
 
-// Manifest is how the loader knows this module.
+// Manifest describes this module to the loader.
 var Manifest = session.Manifest{
 	Name:     "test-room",
 	Spec:     "docs/modules.md",
@@ -64,23 +70,24 @@ var Manifest = session.Manifest{
 	New:      func() session.Module { return new(module) },
 }
 
-// Options are the module's section of the configuration.
+// Options is the module's section of the configuration.
 type Options struct {
-	// MaxOccupants is how many a room may have.
+	// MaxOccupants is how many occupants a room may have.
 	MaxOccupants int `toml:"max_occupants"`
-	// MaxTemporary is how many rooms of a host may exist of which nothing is stored.
+	// MaxTemporary is how many rooms a host may have of which nothing is stored.
 	MaxTemporary int `toml:"max_temporary"`
 	// MaxMessage is the longest message in bytes.
 	MaxMessage int `toml:"max_message"`
-	// Announce is how many occupants a room may have for them to be told who comes and goes.
+	// Announce is the most occupants with which a room announces joins and leaves to all.
 	Announce int `toml:"announce"`
 }
 
+// defaultOptions returns the options of a configuration that does not mention the module.
 func defaultOptions() Options {
 	return Options{MaxOccupants: 5000, MaxTemporary: 1000, MaxMessage: 16 << 10, Announce: 64}
 }
 
-// Check is [session.OptionChecker].
+// Check implements [session.OptionChecker].
 func (o *Options) Check() (key, why string) {
 	return session.CheckRanges(
 		session.OptionRange{Key: "max_occupants", Value: o.MaxOccupants, Min: 1, Max: 100_000},
@@ -90,17 +97,18 @@ func (o *Options) Check() (key, why string) {
 	)
 }
 
+// ns is the namespace of the room.
 const ns = "urn:canto:test:room"
 
-// Bounds of what is stored of one room. A nick is at most 1023 bytes (RFC 7622 §3.4).
+// The limits of one room. A nick has at most 1023 bytes (RFC 7622 section 3.4).
 const (
 	maxAffiliations = 200
 	maxInvitations  = 50
-	maxPage         = 50       // messages
-	maxPageBytes    = 64 << 10 // of the messages in a page, but for the first
+	maxPage         = 50       // messages in a page
+	maxPageBytes    = 64 << 10 // bytes of the messages in a page, except the first
 )
 
-// Kind is that of rooms.
+// Kind is the kind of rooms.
 var Kind = session.NewKind("room")
 
 var (
@@ -118,36 +126,38 @@ var (
 	attrMax      = xmlstream.N("", "max")
 	attrComplete = xmlstream.N("", "complete")
 
-	// attrs are what RFC 6120 §8.1 gives a stanza.
+	// attrs are the attributes that RFC 6120 section 8.1 gives a stanza.
 	attrs = []xmlstream.Name{stanza.AttrType, stanza.AttrID, stanza.AttrFrom, stanza.AttrTo, stanza.AttrLang}
 
+	// part is the resident set of a room, and temporary the number of a host's rooms of which nothing is stored.
 	part      = session.NewPart[stored]("test-room")
 	temporary = session.NewHostVar("test-room-temporary", func(*session.Host) *atomic.Int64 {
 		return new(atomic.Int64)
 	})
 )
 
-// A room is the live state of one.
+// A room is the live state of a room. The room's lock guards it.
 type room struct {
 	recipients *session.Recipients // the occupants, by full JID
-	occupantOf map[string]jid.JID  // of the occupants
-	nickOf     map[jid.JID]string  // nicks by occupant
-	order      []string            // nicks, sorted
-	last       uint64              // number of the last message
-	written    session.Ticket      // of the last batch
-	temporary  bool                // counted as one of which nothing is stored
+	occupantOf map[string]jid.JID  // the full JIDs of the occupants, by nick
+	nickOf     map[jid.JID]string  // the nicks, by full JID
+	order      []string            // the nicks, sorted
+	last       uint64              // the number of the last message
+	written    session.Ticket      // the ticket of the last batch
+	temporary  bool                // the room is counted in the host variable temporary
 	host       *session.Host
 	untracked  []untrackedBatch // batches that are not settled; at most one for each invitation
-	retryAt    reactor.Tick     // invitations are not looked at before it, as a batch has failed; 0: they are
+	retryAt    reactor.Tick     // after a failed batch: the tick before which no invitation expires; 0: none
 }
 
-// untrackedBatch is a batch that no stanza waits for: an invitation was accepted or has expired. The
-// timer looks at it until it is settled.
+// An untrackedBatch is a batch for which no stanza waits: an invitation was accepted or has expired. The
+// timer checks it until it is settled.
 type untrackedBatch struct {
 	ticket session.Ticket
-	due    []invitation // that have expired with it
+	due    []invitation // the invitations that the batch deletes because they have expired
 }
 
+// A module is the module of one profile. It does not change after Load.
 type module struct {
 	opt    Options
 	db     *store.DB
@@ -157,6 +167,7 @@ type module struct {
 	router *session.Router
 }
 
+// Load implements [session.Module].
 func (m *module) Load(api *session.API) (err error) {
 	m.opt = defaultOptions()
 	if err := api.Decode(&m.opt); err != nil {
@@ -204,15 +215,15 @@ func (m *module) Load(api *session.API) (err error) {
 	return nil
 }
 
-// createRoom makes a room for the first stanza to its address, if that is one that may: a presence that
-// joins, or a request that sets an affiliation.
+// createRoom is the Make hook: it creates a room for the first stanza to its address, if that is a
+// presence that joins or a request that sets an affiliation. Any other request gets item-not-found.
 func (m *module) createRoom(ev *session.Stanza) session.Verdict {
 	joins := ev.Kind == stanza.Presence && ev.Type == stanza.TypeNone && ev.Target == session.ToFull
 	sets := ev.Kind == stanza.IQ && ev.Type == stanza.TypeSet && ev.Target == session.ToBare &&
 		ev.Payload().Is(affil)
 	switch {
 	case ev.Target == session.ToHost:
-		return session.Pass // it is not an address of a room
+		return session.Pass // the domain is no room's address
 	case ev.Kind == stanza.Presence && !joins:
 		return session.Done
 	case !joins && !sets:
@@ -229,7 +240,7 @@ func (m *module) createRoom(ev *session.Stanza) session.Verdict {
 	return session.Pass
 }
 
-// newRoom makes the live state of a room that was read or made.
+// newRoom is EntityHandler.New: it makes the live state of a room that was loaded or created.
 func (m *module) newRoom(l *session.LoopRouter, e *session.Entity) any {
 	r := &room{recipients: session.NewRecipients(e, l), occupantOf: make(map[string]jid.JID),
 		nickOf: make(map[jid.JID]string),
@@ -241,7 +252,7 @@ func (m *module) newRoom(l *session.LoopRouter, e *session.Entity) any {
 	return r
 }
 
-// markStored notes that a room is stored.
+// markStored records that the room is stored now, or has ended: it no longer counts as temporary.
 func (r *room) markStored() {
 	if r.temporary {
 		r.temporary = false
@@ -249,32 +260,33 @@ func (r *room) markStored() {
 	}
 }
 
-// write gives b to the store.
+// write gives b to the store and returns its ticket. Under the lock of e.
 func (m *module) write(l *session.LoopRouter, e *session.Entity, r *room, b *store.Batch) session.Ticket {
 	r.written = storage.Commit(l, m.db, e, b)
 	r.markStored()
 	return r.written
 }
 
-// batch is for what a room is to have stored. The first one has all that the room has in memory.
+// batch returns a batch for rows of the room e. The first one has all that the room has in memory. The
+// error is one for [session.Stanza.FailCommit]. Under the lock of e.
 func (m *module) batch(e *session.Entity) (*store.Batch, error) {
 	b, err := storage.Batch(m.db, e)
 	if err == nil && e.ID() == 0 {
-		for _, who := range part.Mutable(e).affiliated {
-			m.rows.Put(b, b.Owner(), keyAffiliation+who.jid.String(), []byte(who.is))
+		for _, a := range part.Mutable(e).affiliated {
+			m.rows.Put(b, b.Owner(), keyAffiliation+a.jid.String(), []byte(a.is))
 		}
 	}
 	return b, err
 }
 
-// deleteIfEmpty ends a room of which nothing is stored and that has no occupants.
+// deleteIfEmpty ends a room that has no occupants and of which nothing is stored.
 func (m *module) deleteIfEmpty(ev *session.Stanza) {
 	if e := ev.Entity(); e.ID() == 0 && session.Live[room](e).recipients.Len() == 0 {
 		storage.Delete(ev.LoopRouter(), m.db, e)
 	}
 }
 
-// presence joins and leaves.
+// presence handles presence to a nick: available joins, unavailable and an error leave.
 func (m *module) presence(ev *session.Stanza) session.Verdict {
 	r := session.Live[room](ev.Entity())
 	switch ev.Type {
@@ -291,15 +303,15 @@ func (m *module) presence(ev *session.Stanza) session.Verdict {
 	return session.Done
 }
 
-// mayJoin reports whether the sender may have the nick; if not, c is why.
+// mayJoin reports whether the sender may have the nick; if not, c is the condition of the answer.
 func (m *module) mayJoin(ev *session.Stanza, r *room) (c stanza.Condition, ok bool) {
 	nick := ev.To.Resource()
-	had, in := r.nickOf[ev.From]
+	current, in := r.nickOf[ev.From]
 	other, taken := r.occupantOf[nick]
 	switch {
 	case taken && other != ev.From:
 		return stanza.Conflict, false
-	case in && had != nick:
+	case in && current != nick:
 		return stanza.NotAcceptable, false
 	case !in && r.recipients.Len() >= m.opt.MaxOccupants:
 		return stanza.ServiceUnavailable, false
@@ -307,13 +319,14 @@ func (m *module) mayJoin(ev *session.Stanza, r *room) (c stanza.Condition, ok bo
 	return 0, true
 }
 
-// join seats the sender, or seats it anew: it may have come back by a connection of another loop.
+// join adds the sender to the occupants. An occupant may join again: its connection may be on another loop
+// now, and AddSender moves it there.
 func (m *module) join(ev *session.Stanza, r *room) {
 	nick := ev.To.Resource()
 	r.recipients.AddSender(ev)
 	r.enter(nick, ev.From)
 	m.accept(ev, r)
-	if _, asks := ev.Element.Child(listName); asks {
+	if _, wantsList := ev.Element.Child(listName); wantsList {
 		m.sendOccupants(ev.LoopRouter(), ev.Entity(), ev.From, nil)
 	}
 	a := ev.Appender()
@@ -330,28 +343,30 @@ func (m *module) join(ev *session.Stanza, r *room) {
 	ev.LoopRouter().Fanout(ev.Entity(), ev.To, a.B, r.recipients)
 }
 
+// appendLog writes the element with the number of the last message.
 func (r *room) appendLog(a *xmlstream.Appender) {
 	a.Open(log).Attr(attrN, formatNumber(r.last)).Close()
 }
 
-// enter notes that who has that nick.
-func (r *room) enter(nick string, who jid.JID) {
-	r.occupantOf[nick], r.nickOf[who] = who, nick
+// enter records that the occupant has the nick.
+func (r *room) enter(nick string, occupant jid.JID) {
+	r.occupantOf[nick], r.nickOf[occupant] = occupant, nick
 	if i, there := slices.BinarySearch(r.order, nick); !there {
 		r.order = slices.Insert(r.order, i, nick)
 	}
 }
 
-// exit notes that who has no nick any more.
-func (r *room) exit(nick string, who jid.JID) {
-	delete(r.nickOf, who)
+// exit records that the occupant has left, and that its nick is free.
+func (r *room) exit(nick string, occupant jid.JID) {
+	delete(r.nickOf, occupant)
 	delete(r.occupantOf, nick)
 	if i, there := slices.BinarySearch(r.order, nick); there {
 		r.order = slices.Delete(r.order, i, i+1)
 	}
 }
 
-// nicksAfter are the first nicks behind after, at most n of them, in order. An empty after is the beginning.
+// nicksAfter returns the first n nicks, or fewer, that come after the nick after, in order. An empty after
+// means the beginning.
 func (r *room) nicksAfter(after string, n int) []string {
 	i, there := slices.BinarySearch(r.order, after)
 	if there {
@@ -360,7 +375,7 @@ func (r *room) nicksAfter(after string, n int) []string {
 	return r.order[i:min(i+n, len(r.order))]
 }
 
-// leave takes the sender out, if it is an occupant, and tells the others.
+// leave removes the sender, if it is an occupant, and sends its unavailable presence to the others.
 func (m *module) leave(ev *session.Stanza, r *room) {
 	nick, in := r.nickOf[ev.From]
 	if !in {
@@ -380,7 +395,7 @@ func (m *module) leave(ev *session.Stanza, r *room) {
 	m.deleteIfEmpty(ev)
 }
 
-// ended tells the occupants that the room is no more.
+// ended is EntityHandler.Ended: it sends the occupants unavailable presence from the room.
 func (m *module) ended(l *session.LoopRouter, e *session.Entity) {
 	r := session.Live[room](e)
 	r.markStored()
@@ -390,8 +405,8 @@ func (m *module) ended(l *session.LoopRouter, e *session.Entity) {
 	l.Fanout(e, e.JID(), a.B, r.recipients)
 }
 
-// strip takes out of a message the number that its sender has put there: numbers are the log's, and the
-// first <log/> that an occupant finds is to be the room's.
+// strip removes log elements that a client has put into its message, so that the first one which an
+// occupant finds is the room's.
 func strip(ev *session.Stanza) session.Verdict {
 	e := ev.Element
 	if _, forged := e.Child(log); !forged {
@@ -416,14 +431,20 @@ func strip(ev *session.Stanza) session.Verdict {
 	return session.Pass
 }
 
-// groupchat numbers a message, keeps it, and sends it to all. Where the store is known to have no room it
-// goes to no occupant; that it could not be kept all the same is told to its sender.
+// groupchat gives a message a number, stores it, and sends it to all occupants. It does not wait for the
+// commit: if that fails, the sender gets an error after the occupants have got the message. If the store
+// is known to be full no occupant gets it. Its steps:
+//
+//  1. Check that the sender is an occupant and that the message is not too long. An error removes the sender.
+//  2. Take a batch, or answer why there is none.
+//  3. Draw the number, and make the element with the sender's nick and the number.
+//  4. Put the element into the log and send it to the occupants.
 func (m *module) groupchat(ev *session.Stanza) session.Verdict {
 	e, r := ev.Entity(), session.Live[room](ev.Entity())
 	nick, in := r.nickOf[ev.From]
 	switch {
 	case ev.Type == stanza.TypeError:
-		m.leave(ev, r) // the occupant is not there any more
+		m.leave(ev, r) // the occupant's server has returned a message of the room
 		return session.Done
 	case ev.Type != stanza.TypeGroupchat:
 		return session.Pass
@@ -453,7 +474,7 @@ func (m *module) groupchat(ev *session.Stanza) session.Verdict {
 	return ev.Stored(t)
 }
 
-// private passes a message on to one occupant, from the nick of another.
+// private forwards a message from one occupant to another, from the sender's nick.
 func (m *module) private(ev *session.Stanza) session.Verdict {
 	e, r := ev.Entity(), session.Live[room](ev.Entity())
 	nick, in := r.nickOf[ev.From]
@@ -487,13 +508,14 @@ func (m *module) lastNumber(ev *session.Stanza) session.Verdict {
 	})
 }
 
-// destroy ends the room, for an owner.
+// destroy deletes the room for an owner. The occupants are told before that is durable, so a full store
+// refuses it first.
 func (m *module) destroy(ev *session.Stanza) session.Verdict {
 	e := ev.Entity()
 	switch {
 	case part.Mutable(e).of(ev.From.Bare()) != owner:
 		return ev.Fail(stanza.Forbidden)
-	case m.db.Full() != nil: // the occupants are told at once: see ended
+	case m.db.Full() != nil:
 		return ev.Fail(stanza.ResourceConstraint)
 	}
 	return ev.Commit(storage.Delete(ev.LoopRouter(), m.db, e), storage.Reply)

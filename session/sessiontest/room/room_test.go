@@ -12,7 +12,7 @@ import (
 	"canto/session/sessiontest/service"
 )
 
-// with adds a service host with rooms to opt, and what its other modules are.
+// with adds a service host with rooms to opt.
 func with(opt sessiontest.Options, more ...session.Manifest) sessiontest.Options {
 	opt.Services = []string{"rooms.localhost"}
 	opt.ServiceModules = []string{"store", "disco", "test-room", "test-service"}

@@ -19,73 +19,75 @@ import (
 	"canto/xmlstream"
 )
 
-// Rows of a room: an affiliation or an invitation under the bare JID that it is for, and the log.
+// rows has the affiliations and invitations of a room, keyed by the user's bare JID, and messages its log.
 var (
 	rows     = store.NewMap[string, []byte]("test-room", '{', 1)
 	messages = store.NewLog[[]byte]("test-room-log", '|', 1)
 )
 
+// The prefixes of keys in rows.
 const (
 	keyAffiliation = "a/" // the value is the affiliation
-	// the value is the time in seconds since 1970 when it expires, 8 bytes, and the inviter
-	keyInvitation = "i/"
+	keyInvitation  = "i/" // the value is when it expires, in seconds since 1970, in 8 bytes, and the inviter
 )
 
-// inviteDuration is how long an invitation holds.
+// inviteDuration is how long an invitation is valid.
 const inviteDuration = 5 * time.Minute
 
-// Affiliations.
+// The affiliations.
 const (
 	owner  = "owner"
 	member = "member"
 	none   = "none"
 )
 
-// stored is what is resident of a room: all that is stored but for the log.
+// stored is the resident set of a room: all that is stored, except the log. The room's lock guards it.
 type stored struct {
 	affiliated []affiliation
 	invited    []invitation
-	last       uint64 // the number of the last message, when it was read
+	last       uint64 // the number of the last message when the room was loaded
 }
 
+// An affiliation is what a user is in the room: owner or member.
 type affiliation struct {
 	jid jid.JID
 	is  string
 }
 
+// An invitation makes the user jid a member if it joins before until.
 type invitation struct {
-	jid, inviter jid.JID
-	until        int64 // seconds since 1970
+	jid, inviter jid.JID // bare
+	until        int64   // seconds since 1970
 }
 
-// of is the affiliation of who.
-func (p *stored) of(who jid.JID) string {
+// of returns the affiliation of the user, a bare JID.
+func (p *stored) of(user jid.JID) string {
 	for i := range p.affiliated {
-		if p.affiliated[i].jid == who {
+		if p.affiliated[i].jid == user {
 			return p.affiliated[i].is
 		}
 	}
 	return none
 }
 
-// set changes the affiliation of who.
-func (p *stored) set(who jid.JID, is string) {
-	i, found := slices.BinarySearchFunc(p.affiliated, who, func(a affiliation, who jid.JID) int {
-		return strings.Compare(a.jid.String(), who.String()) // in the order in which rows are read
+// set changes the affiliation of the user, a bare JID. The list stays in the order of the rows' keys.
+func (p *stored) set(user jid.JID, is string) {
+	i, found := slices.BinarySearchFunc(p.affiliated, user, func(a affiliation, user jid.JID) int {
+		return strings.Compare(a.jid.String(), user.String())
 	})
 	if found {
 		p.affiliated = slices.Delete(p.affiliated, i, i+1)
 	}
 	if is != none {
-		p.affiliated = slices.Insert(p.affiliated, i, affiliation{who, is})
+		p.affiliated = slices.Insert(p.affiliated, i, affiliation{user, is})
 	}
 }
 
-// read reads a room. A worker.
-func (m *module) read(snap *store.Snapshot, who session.EntityRef) (*stored, error) {
+// read reads the resident set of a room from a snapshot, on a worker.
+func (m *module) read(snap *store.Snapshot, ref session.EntityRef) (*stored, error) {
 	p := new(stored)
 	var bad error
-	err := m.rows.Scan(snap, who.ID, "", func(k string, v []byte) bool {
+	err := m.rows.Scan(snap, ref.ID, "", func(k string, v []byte) bool {
 		var j jid.JID
 		switch {
 		case strings.HasPrefix(k, keyAffiliation):
@@ -100,21 +102,21 @@ func (m *module) read(snap *store.Snapshot, who session.EntityRef) (*stored, err
 				}
 			}
 		default:
-			bad = errors.New("room: a row that is none of a room's")
+			bad = errors.New("room: a row with an unknown key")
 		}
 		return bad == nil
 	})
 	if err == nil && bad == nil {
-		p.last, _, err = m.log.Last(snap, who.ID)
+		p.last, _, err = m.log.Last(snap, ref.ID)
 	}
 	return p, errors.Join(err, bad)
 }
 
-// setAffiliation is for owners. It is answered when it is durable.
+// setAffiliation changes the affiliation of a user, for an owner, and answers once it is committer.
 func (m *module) setAffiliation(ev *session.Stanza) session.Verdict {
 	e, r := ev.Entity(), session.Live[room](ev.Entity())
 	p := part.Mutable(e)
-	who, is, c, ok := m.mayAffiliate(ev, p)
+	user, is, c, ok := m.mayAffiliate(ev, p)
 	if !ok {
 		ev.Fail(c)
 		m.deleteIfEmpty(ev)
@@ -126,43 +128,46 @@ func (m *module) setAffiliation(ev *session.Stanza) session.Verdict {
 		m.deleteIfEmpty(ev)
 		return session.Done
 	}
-	p.set(who, is)
+	p.set(user, is)
 	if is == none {
-		m.rows.Delete(b, b.Owner(), keyAffiliation+who.String())
+		m.rows.Delete(b, b.Owner(), keyAffiliation+user.String())
 	} else {
-		m.rows.Put(b, b.Owner(), keyAffiliation+who.String(), []byte(is))
+		m.rows.Put(b, b.Owner(), keyAffiliation+user.String(), []byte(is))
 	}
 	return ev.Commit(m.write(ev.LoopRouter(), e, r, b), storage.Reply)
 }
 
-func (m *module) mayAffiliate(ev *session.Stanza, p *stored) (who jid.JID, is string, c stanza.Condition,
+// mayAffiliate reads a request for an affiliation; if ok is false, it is refused with the condition c. An
+// owner can't resign, because a room without an owner could not be destroyed.
+func (m *module) mayAffiliate(ev *session.Stanza, p *stored) (user jid.JID, is string, c stanza.Condition,
 	ok bool) {
-	who, err := jidAttr(ev)
+	user, err := jidAttr(ev)
 	v, _ := ev.Payload().Attr(attrIs)
 	is = string(v)
-	me := ev.From.Bare()
+	sender := ev.From.Bare()
 	switch {
 	case err != nil:
-		return who, is, stanza.JIDMalformed, false
+		return user, is, stanza.JIDMalformed, false
 	case is != owner && is != member && is != none:
-		return who, is, stanza.BadRequest, false
-	case p.of(me) != owner:
-		return who, is, stanza.Forbidden, false
-	case who == me && is != owner:
-		return who, is, stanza.NotAllowed, false // a room without an owner could not be destroyed
-	case p.of(who) == none && is != none && len(p.affiliated) >= maxAffiliations:
-		return who, is, stanza.ResourceConstraint, false
+		return user, is, stanza.BadRequest, false
+	case p.of(sender) != owner:
+		return user, is, stanza.Forbidden, false
+	case user == sender && is != owner:
+		return user, is, stanza.NotAllowed, false
+	case p.of(user) == none && is != none && len(p.affiliated) >= maxAffiliations:
+		return user, is, stanza.ResourceConstraint, false
 	}
-	return who, is, 0, true
+	return user, is, 0, true
 }
 
-// jidAttr is the bare JID that the payload names.
+// jidAttr returns the bare JID that the payload names.
 func jidAttr(ev *session.Stanza) (jid.JID, error) {
 	v, _ := ev.Payload().Attr(stanza.AttrJID)
 	j, err := jid.ParseBytes(v)
 	return j.Bare(), err
 }
 
+// affiliations answers with all affiliations.
 func (m *module) affiliations(ev *session.Stanza) session.Verdict {
 	list := part.Mutable(ev.Entity()).affiliated
 	return ev.Reply(func(_ *session.Stanza, a *xmlstream.Appender) {
@@ -174,11 +179,11 @@ func (m *module) affiliations(ev *session.Stanza) session.Verdict {
 	})
 }
 
-// invite keeps an invitation and, when that is durable, sends it.
+// invite stores an invitation and sends it to the invited user once it is committer.
 func (m *module) invite(ev *session.Stanza) session.Verdict {
 	e, r := ev.Entity(), session.Live[room](ev.Entity())
 	p := part.Mutable(e)
-	who, err := jidAttr(ev)
+	user, err := jidAttr(ev)
 	switch {
 	case err != nil:
 		return ev.Fail(stanza.JIDMalformed)
@@ -191,54 +196,57 @@ func (m *module) invite(ev *session.Stanza) session.Verdict {
 	if err != nil {
 		return ev.FailCommit(err)
 	}
-	i := invitation{who, ev.From.Bare(), m.now().Add(inviteDuration).Unix()}
-	p.invited = append(slices.DeleteFunc(p.invited, func(x invitation) bool { return x.jid == who }), i)
-	m.rows.Put(b, b.Owner(), keyInvitation+who.String(),
+	i := invitation{user, ev.From.Bare(), m.now().Add(inviteDuration).Unix()}
+	p.invited = append(slices.DeleteFunc(p.invited, func(x invitation) bool { return x.jid == user }), i)
+	m.rows.Put(b, b.Owner(), keyInvitation+user.String(),
 		append(binary.BigEndian.AppendUint64(nil, uint64(i.until)), i.inviter.String()...))
 	m.arm(ev.LoopRouter(), e, r, p)
 	return ev.Commit(m.write(ev.LoopRouter(), e, r, b), func(ev *session.Stanza, err error) session.Verdict {
 		if err != nil {
 			return ev.FailCommit(err)
 		}
-		m.tell(ev.LoopRouter(), e, invite, who, i.inviter)
+		m.tell(ev.LoopRouter(), e, invite, user, i.inviter)
 		return ev.Reply(nil)
 	})
 }
 
-// tell sends a message from the room about an invitation.
-func (m *module) tell(l *session.LoopRouter, e *session.Entity, what xmlstream.Name, to, about jid.JID) {
+// tell sends to the user to a message from the room about the invitation of the user about. name is invite
+// or expired.
+func (m *module) tell(l *session.LoopRouter, e *session.Entity, name xmlstream.Name, to, about jid.JID) {
 	a := l.Appender()
 	a.Open(stanza.MessageName).Attr(stanza.AttrFrom, e.JID().String()).Attr(stanza.AttrTo, to.String())
-	a.Open(what).Attr(stanza.AttrJID, about.String()).Close()
+	a.Open(name).Attr(stanza.AttrJID, about.String()).Close()
 	a.Close()
 	l.Send(e.JID(), to, a.B)
 }
 
-// accept makes a member of the sender, who joins, if it is invited.
+// accept makes the joining sender a member if it is invited. If there is no batch, as the store is full,
+// the user joins nevertheless and stays invited.
 func (m *module) accept(ev *session.Stanza, r *room) {
 	e := ev.Entity()
 	p := part.Mutable(e)
-	who := ev.From.Bare()
-	i := slices.IndexFunc(p.invited, func(x invitation) bool { return x.jid == who && x.until > m.now().Unix() })
+	user := ev.From.Bare()
+	i := slices.IndexFunc(p.invited,
+		func(x invitation) bool { return x.jid == user && x.until > m.now().Unix() })
 	if i < 0 {
 		return
 	}
 	b, err := m.batch(e)
 	if err != nil {
-		return // it may join, and is invited still
+		return
 	}
 	p.invited = slices.Delete(p.invited, i, i+1)
-	m.rows.Delete(b, b.Owner(), keyInvitation+who.String())
-	if p.of(who) == none {
-		p.set(who, member)
-		m.rows.Put(b, b.Owner(), keyAffiliation+who.String(), []byte(member))
+	m.rows.Delete(b, b.Owner(), keyInvitation+user.String())
+	if p.of(user) == none {
+		p.set(user, member)
+		m.rows.Put(b, b.Owner(), keyAffiliation+user.String(), []byte(member))
 	}
 	m.commitUntracked(ev.LoopRouter(), e, r, b, nil)
 	m.arm(ev.LoopRouter(), e, r, p)
 }
 
-// commitUntracked gives b to the store, for a change that no stanza asked for; due are the invitations that
-// expire with it.
+// commitUntracked gives b to the store for a change for which no stanza waits. due are the invitations
+// that expire with it.
 func (m *module) commitUntracked(l *session.LoopRouter, e *session.Entity, r *room, b *store.Batch,
 	due []invitation) {
 	t := m.write(l, e, r, b)
@@ -246,7 +254,8 @@ func (m *module) commitUntracked(l *session.LoopRouter, e *session.Entity, r *ro
 	r.untracked = append(r.untracked, untrackedBatch{t, due})
 }
 
-// arm has expire called when the next invitation is due, or a batch that no stanza waits for may be settled.
+// arm sets the room's timer: to when the next invitation expires, or to when an untracked batch may be
+// settled.
 func (m *module) arm(l *session.LoopRouter, e *session.Entity, r *room, p *stored) {
 	now, at := l.Loop.Tick(), reactor.Tick(0)
 	if len(p.invited) > 0 {
@@ -265,22 +274,21 @@ func (m *module) arm(l *session.LoopRouter, e *session.Entity, r *room, p *store
 	e.Arm(l, at)
 }
 
-// settleCheck is how long after a batch that no stanza waits for was given to the store the room looks
-// whether it is settled, in ticks.
+// settleCheck is the time between two checks of untracked batches, in ticks.
 const settleCheck = 10
 
-// expireRetry is how long after a failed batch invitations are looked at again, in ticks.
+// expireRetry is the time after a failed batch until invitations expire again, in ticks.
 const expireRetry = 100
 
-// settle looks at the batches that no stanza waits for. That an invitation has expired is said when that
-// is durable. After one that failed the room is read again, and what it was to end is there: it is looked
-// at again.
+// settle checks the untracked batches. If one is durable, the inviters of its expired invitations are
+// told. If one has failed, the kernel has reloaded the room, so its invitations are there again: expire
+// deletes them later.
 func (m *module) settle(l *session.LoopRouter, e *session.Entity, r *room) {
-	durable := m.router.Committer
-	for len(r.untracked) > 0 && r.untracked[0].ticket <= durable.LastSettled() {
+	committer := m.router.Committer
+	for len(r.untracked) > 0 && r.untracked[0].ticket <= committer.LastSettled() {
 		u := r.untracked[0]
 		r.untracked = r.untracked[1:]
-		if durable.Err(u.ticket) != nil {
+		if committer.Err(u.ticket) != nil {
 			r.retryAt = l.Loop.Tick() + expireRetry
 			continue
 		}
@@ -290,7 +298,8 @@ func (m *module) settle(l *session.LoopRouter, e *session.Entity, r *room) {
 	}
 }
 
-// expire ends the invitations that are due, and tells those who had invited when that is durable.
+// expire is EntityHandler.Timer: it deletes the invitations that have expired. Their inviters are told
+// once that is durable, see settle.
 func (m *module) expire(l *session.LoopRouter, e *session.Entity) {
 	p, r := part.Mutable(e), session.Live[room](e)
 	m.settle(l, e, r)
@@ -299,12 +308,12 @@ func (m *module) expire(l *session.LoopRouter, e *session.Entity) {
 		return
 	}
 	now := m.now().Unix()
-	var due, open []invitation
+	var due, valid []invitation
 	for _, i := range p.invited {
 		if i.until <= now {
 			due = append(due, i)
 		} else {
-			open = append(open, i)
+			valid = append(valid, i)
 		}
 	}
 	if len(due) == 0 {
@@ -315,14 +324,16 @@ func (m *module) expire(l *session.LoopRouter, e *session.Entity) {
 		r.retryAt = l.Loop.Tick() + expireRetry
 		return
 	}
-	p.invited = open
+	p.invited = valid
 	for _, i := range due {
 		m.rows.Delete(b, b.Owner(), keyInvitation+i.jid.String())
 	}
 	m.commitUntracked(l, e, r, b, due)
 }
 
-// page answers with messages of the log, which a worker reads.
+// page answers with messages of the log, which a worker reads. The worker first waits for the room's last
+// batch, so that the page has all messages that were sent before the request. Then it reads until the page
+// is full.
 func (m *module) page(ev *session.Stanza) session.Verdict {
 	e, r := ev.Entity(), session.Live[room](ev.Entity())
 	if _, in := r.nickOf[ev.From]; !in && part.Mutable(e).of(ev.From.Bare()) == none {
@@ -339,7 +350,7 @@ func (m *module) page(ev *session.Stanza) session.Verdict {
 		if id == 0 || max == 0 || after == math.MaxUint64 {
 			return nil
 		}
-		m.router.Committer.Await(written) // what failed is not in the log
+		m.router.Committer.Await(written) // after an error the message is not in the log
 		snap := m.db.Snapshot()
 		defer snap.Close()
 		var bad error
@@ -371,7 +382,7 @@ func (m *module) page(ev *session.Stanza) session.Verdict {
 	})
 }
 
-// pageAttrs are the attributes of a request for a page; false: they can't be meant.
+// pageAttrs reads the attributes of a request for a page; false if one is no number.
 func pageAttrs(q xmlstream.Element) (after uint64, max int, ok bool) {
 	max = maxPage
 	if v, has := q.Attr(attrAfter); has {
@@ -391,7 +402,7 @@ func pageAttrs(q xmlstream.Element) (after uint64, max int, ok bool) {
 	return after, max, true
 }
 
-// occupants answers disco#items: nicks, in order, a page at a time.
+// occupants answers disco#items with the occupants, in the order of nicks, a page at a time.
 func occupants(ev *session.Stanza, node string, p disco.Page) session.Verdict {
 	if node != "" {
 		return session.Pass
@@ -410,5 +421,5 @@ func occupants(ev *session.Stanza, node string, p disco.Page) session.Verdict {
 	return disco.ReplyItems(ev, list, list[0].JID.Resource(), list[len(list)-1].JID.Resource(), len(r.order))
 }
 
-// formatNumber is n as it is written.
+// formatNumber returns n in decimal digits.
 func formatNumber(n uint64) string { return strconv.FormatUint(n, 10) }

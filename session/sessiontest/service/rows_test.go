@@ -15,7 +15,7 @@ import (
 	"canto/session/store/storetest"
 )
 
-// with is a server with a service.
+// with starts a server with a service.
 func with(opt sessiontest.Options) sessiontest.Options {
 	opt.Services = []string{"rooms.localhost"}
 	opt.ServiceModules = []string{"store", "disco", "test-service"}
@@ -23,7 +23,7 @@ func with(opt sessiontest.Options) sessiontest.Options {
 	return opt
 }
 
-// rows are the keys of what the service has stored.
+// rows returns the keys of what the service has stored.
 func rows(t *testing.T, s *sessiontest.Server) (keys []string) {
 	t.Helper()
 	m, err := store.MapOf(s.DB.Tables(), service.Rows)
@@ -45,13 +45,13 @@ func rows(t *testing.T, s *sessiontest.Server) (keys []string) {
 	return keys
 }
 
-// A node that is deleted leaves no row, of its own or of an item, whether the server goes on or crashes
-// behind the answer; nodes whose names begin alike keep theirs. Where the deletion could not be stored
-// all of it is there.
+// A deleted node leaves no row, of its own or of an item, whether the server goes on or crashes after the
+// answer; nodes whose names begin with the same letters keep theirs. If the deletion could not be stored,
+// all of the node is there.
 func TestDeletedNode(t *testing.T) {
 	for _, how := range []string{"runs on", "crashes", "fails"} {
 		t.Run(how, func(t *testing.T) {
-			var fails atomic.Int64 // so many writes from now, the one that fails
+			var fails atomic.Int64 // how many writes from now the one that fails is
 			s := sessiontest.New(t, with(sessiontest.Options{Fault: func(write bool) error {
 				if write && fails.Add(-1) == 0 {
 					return storetest.ErrFault

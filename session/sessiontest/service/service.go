@@ -1,22 +1,26 @@
-// Package service is what a service host is itself: the entity behind its bare domain, a kind that a
-// module outside of the kernel brings, for tests, and as the example of docs/modules.md. It keeps nodes
-// with items, and lists what there is at its host.
+// Package service is the entity of a service host's own domain: a kind that a module brings. It stores
+// nodes with items, and lists what is at its host. It shows how such a module is written, see
+// docs/modules.md, and tests use it.
 //
 // Requests to the domain, all in the namespace urn:canto:test:service:
 //
-//	set <create node='news'/>                              the sender owns the node
-//	set <publish node='news'><item id='1'>...</item></publish>    for its owner; the same id again replaces the item
-//	get <items node='news'/>                               all items of the node
-//	set <delete node='news'/>                              for its owner
+//	set <create node='news'/>         the sender owns the node
+//	set <publish node='news'><item id='1'>...</item></publish>
+//	                                  for the owner; the same id again replaces the item
+//	get <items node='news'/>          all items of the node
+//	set <delete node='news'/>         for the owner
 //
 //	C: <iq type='set' id='1' to='rooms.localhost'><create xmlns='urn:canto:test:service' node='news'/></iq>
 //	S: <iq type='result' id='1' from='rooms.localhost' to='romeo@localhost/a'/>
 //
-// Service discovery: disco#info describes the service and each node; disco#items of the service lists
-// what has an address at the host in the directory, a page at a time, and of a node the items in it.
+// Service discovery: disco#info describes the service and each node. disco#items of the service lists the
+// addresses of the host in the directory, a page at a time; disco#items of a node lists its items.
 //
-// Live state: none. Resident: the nodes and who owns them. Stored: a row for each node and each item. The
-// entity is made by the first stanza to the domain, in memory, and stored with its first node.
+// Live state: none. Resident set: the nodes, with their owners and the ids of their items. Stored: a row
+// for each node and each item. The first stanza to the domain creates the entity, in memory; it is stored
+// with its first node.
+//
+// Hooks: iq handlers and Make, under the entity's lock.
 package service
 
 import (
@@ -34,7 +38,7 @@ import (
 	"canto/xmlstream"
 )
 
-// Manifest is how the loader knows this module.
+// Manifest describes this module to the loader.
 var Manifest = session.Manifest{
 	Name:     "test-service",
 	Spec:     "docs/modules.md",
@@ -45,17 +49,18 @@ var Manifest = session.Manifest{
 	New:      func() session.Module { return new(module) },
 }
 
+// ns is the namespace of the service.
 const ns = "urn:canto:test:service"
 
-// Bounds of what is stored.
+// The limits of what is stored.
 const (
 	maxNodes = 100
-	maxItems = 50      // of a node: one answer has all of them
-	maxItem  = 4 << 10 // bytes
+	maxItems = 50      // items of a node; one answer has all of them
+	maxItem  = 4 << 10 // bytes of an item
 	maxName  = 256     // bytes of the name of a node or an item
 )
 
-// Kind is that of services.
+// Kind is the kind of services.
 var Kind = session.NewKind("service")
 
 var (
@@ -65,24 +70,28 @@ var (
 	remove  = xmlstream.N(ns, "delete")
 	item    = xmlstream.N(ns, "item")
 
-	// Rows: of a node "n/name" with its owner, of an item "i/name NUL id" with its element.
+	// Rows has a row for each node, with the key "n/name" and its owner as value, and a row for each item, with
+	// the key "i/name NUL id" and the element as value.
 	Rows = store.NewMap[string, []byte]("test-service", '^', 1)
 	part = session.NewPart[nodes]("test-service")
 )
 
-// nodes are the resident set: owners and ids of items by node.
+// nodes is the resident set: the nodes by name.
 type nodes map[string]*node
 
+// A node is one node in memory.
 type node struct {
 	owner jid.JID
-	ids   []string // sorted
+	ids   []string // the ids of its items, sorted
 }
 
+// A module is the module of one profile. It does not change after Load.
 type module struct {
 	db   *store.DB
 	rows *store.Map[string, []byte]
 }
 
+// Load implements [session.Module].
 func (m *module) Load(api *session.API) (err error) {
 	if m.db, err = storage.Open(api); err != nil {
 		return err
@@ -114,11 +123,11 @@ func (m *module) Load(api *session.API) (err error) {
 	return nil
 }
 
-// read reads the nodes. A worker.
-func (m *module) read(snap *store.Snapshot, who session.EntityRef) (*nodes, error) {
+// read reads the nodes from a snapshot, on a worker.
+func (m *module) read(snap *store.Snapshot, ref session.EntityRef) (*nodes, error) {
 	all := make(nodes)
 	var bad error
-	err := m.rows.Scan(snap, who.ID, "", func(k string, v []byte) bool {
+	err := m.rows.Scan(snap, ref.ID, "", func(k string, v []byte) bool {
 		name, id, isItem := strings.Cut(k[2:], "\x00")
 		switch {
 		case !isItem:
@@ -126,7 +135,7 @@ func (m *module) read(snap *store.Snapshot, who session.EntityRef) (*nodes, erro
 			if j, bad = jid.ParseBytes(v); bad == nil {
 				all.ensure(name).owner = j
 			}
-		default: // before its node's row, in the order of keys
+		default: // an item, whose row comes before that of its node
 			n := all.ensure(name)
 			n.ids = append(n.ids, id)
 		}
@@ -135,6 +144,7 @@ func (m *module) read(snap *store.Snapshot, who session.EntityRef) (*nodes, erro
 	return &all, errors.Join(err, bad)
 }
 
+// ensure returns the node called name, and makes it if there is none.
 func (all nodes) ensure(name string) *node {
 	if all[name] == nil {
 		all[name] = new(node)
@@ -142,7 +152,7 @@ func (all nodes) ensure(name string) *node {
 	return all[name]
 }
 
-// nodesOf is what the service of ev has.
+// nodesOf returns the nodes of the service that ev is for. Under its lock.
 func nodesOf(ev *session.Stanza) nodes {
 	p := part.Mutable(ev.Entity())
 	if *p == nil {
@@ -151,12 +161,13 @@ func nodesOf(ev *session.Stanza) nodes {
 	return *p
 }
 
-// name is the attribute of the payload that names a node.
+// name returns the name of the node in the payload.
 func name(ev *session.Stanza) string {
 	v, _ := ev.Payload().Attr(stanza.AttrNode)
 	return string(v)
 }
 
+// create creates a node for the sender.
 func (m *module) create(ev *session.Stanza) session.Verdict {
 	all, n := nodesOf(ev), name(ev)
 	switch {
@@ -176,6 +187,7 @@ func (m *module) create(ev *session.Stanza) session.Verdict {
 	return m.commit(ev, b)
 }
 
+// publish stores an item in a node of the sender.
 func (m *module) publish(ev *session.Stanza) session.Verdict {
 	n := nodesOf(ev)[name(ev)]
 	el, ok := ev.Payload().Child(item)
@@ -210,8 +222,10 @@ func (m *module) publish(ev *session.Stanza) session.Verdict {
 	return m.commit(ev, b)
 }
 
+// itemKey returns the key of an item's row.
 func itemKey(node, id string) string { return "i/" + node + "\x00" + id }
 
+// remove deletes a node of the sender with its items.
 func (m *module) remove(ev *session.Stanza) session.Verdict {
 	all, name := nodesOf(ev), name(ev)
 	n := all[name]
@@ -233,7 +247,7 @@ func (m *module) remove(ev *session.Stanza) session.Verdict {
 	return m.commit(ev, b)
 }
 
-// commit gives b to the store and answers when it is durable.
+// commit gives b to the store and answers ev once it is durable.
 func (m *module) commit(ev *session.Stanza, b *store.Batch) session.Verdict {
 	t := storage.Commit(ev.LoopRouter(), m.db, ev.Entity(), b)
 	return ev.Commit(t, storage.Reply)
@@ -274,7 +288,7 @@ func (m *module) items(ev *session.Stanza) session.Verdict {
 	})
 }
 
-// info describes a node to disco#info.
+// info adds a node's description to a disco#info answer; false: there is no such node.
 func (m *module) info(ev *session.Stanza, name string, d *disco.Description) bool {
 	if name == "" || nodesOf(ev)[name] == nil {
 		return false
@@ -284,7 +298,7 @@ func (m *module) info(ev *session.Stanza, name string, d *disco.Description) boo
 	return true
 }
 
-// nodeItems answers disco#items of a node with the ids of its items (as XEP-0060 §5.5 has them, in name).
+// nodeItems answers disco#items of a node with the ids of its items, as names (XEP-0060 section 5.5).
 func (m *module) nodeItems(ev *session.Stanza, name string, p disco.Page) session.Verdict {
 	n := nodesOf(ev)[name]
 	if name == "" || n == nil {
@@ -304,11 +318,13 @@ func (m *module) nodeItems(ev *session.Stanza, name string, p disco.Page) sessio
 	return disco.ReplyItems(ev, list, list[0].Name, list[len(list)-1].Name, len(n.ids))
 }
 
-// maxCounted is how many rows of the directory are read to say how many there are: of more, the number is
-// not told.
+// maxCounted is how many rows of the directory are read to count them. If there are more, the answer has
+// no number.
 const maxCounted = 1000
 
-// addresses answers disco#items of the service: what is stored at its host, which a worker reads.
+// addresses answers disco#items of the service with the addresses of its host in the directory, which a
+// worker reads. A page with a Max of 0 wants only their number, so the worker counts them, up to
+// maxCounted. Otherwise it reads up to Max entries and one more, which shows whether the page is the last.
 func (m *module) addresses(ev *session.Stanza, name string, p disco.Page) session.Verdict {
 	if name != "" {
 		return session.Pass
