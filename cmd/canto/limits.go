@@ -118,7 +118,7 @@ func (m *machine) knobs() []knob {
 	}
 	// The largest buffer of one socket. A peer that reads nothing holds as much, besides limits.outbox.
 	buffer := func(n int) []int { return append([]int{0, 0}, bySessions(n, 32<<20, 6<<20, 1<<20)...) }
-	file := m.readInts("proc/sys/fs/file-nr") // in use, unused, most
+	file := m.readInts("proc/sys/fs/file-nr") // files in use, unused, and the maximum
 	if len(file) == 3 {
 		file = file[2:]
 	}
@@ -271,7 +271,7 @@ func (m *machine) memory() (bytes int, where string) {
 		fmt.Sscan(rest, &bytes)
 		bytes, where = bytes<<10, "available"
 	}
-	// 0::/system.slice/canto.service, or 4:memory:/...
+	// A line is 0::/system.slice/canto.service (version 2) or 4:memory:/... (version 1).
 	for _, line := range strings.Split(m.readText("proc/self/cgroup"), "\n") {
 		f := strings.SplitN(line, ":", 3)
 		dir, file := "sys/fs/cgroup", "memory.max"

@@ -106,7 +106,7 @@ func execute(r *run) (status int) {
 			panic(exitPanic{})
 		}))
 	if err != nil {
-		panic(err) // the struct above is wrong
+		panic(err) // the tags of cli are wrong
 	}
 	defer func() {
 		if v := recover(); v != nil {

@@ -355,10 +355,10 @@ func (s *program) loginHosts() (n int) {
 
 // Descriptors that are not for client connections.
 const (
-	fdStore    = 600 // 500 tables at a time, the log and its rotation, the lock, the ballast
+	fdStore    = 600 // Pebble's 500 open tables, its log and rotation, lock, ballast file
 	fdOutgoing = 200 // streams to other servers, DNS
 	fdHTTP     = 100 // debug and admin: http and https clients are counted as connections
-	fdRest     = 128 // listeners, pollers, logs, certificates while they are read
+	fdRest     = 128 // listeners, epoll descriptors, the log, certificates that are being read
 )
 
 // minConnections is the number of connections that are allowed even if there are hardly any

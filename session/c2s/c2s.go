@@ -226,10 +226,11 @@ func (w *wire) Closing() bool { return w.conn().Closing() }
 // Pause stops reading from the client.
 func (w *wire) Pause() { w.conn().Pause() }
 
-// PauseForReply is Pause for a client that waits for a reply: the socket leaves the poll only if it sends.
+// PauseForReply is Pause for a client that waits for a reply: its socket stays in the poll, and leaves it only if
+// the client sends all the same.
 func (w *wire) PauseForReply() { w.conn().PauseForReply() }
 
-// Resume ends a pause. Any goroutine.
+// Resume ends a pause.
 func (w *wire) Resume() { w.conn().Resume() }
 
 // Arm sets the time of the next OnTimer.

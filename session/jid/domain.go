@@ -48,7 +48,7 @@ func NetworkName(name string) (string, error) {
 		}
 		var ok bool
 		if b, ok = punyEncode(append(b, "xn--"...), []byte(label)); !ok {
-			return "", errLabelLong // a prepared label has an A-label
+			return "", errLabelLong // does not happen: a prepared label has an A-label
 		}
 	}
 	if len(b) > maxNetworkName {
@@ -82,7 +82,7 @@ func appendDomain[T string | []byte](b []byte, raw T) ([]byte, error) {
 	if raw[n-1] == '.' {
 		n--
 	}
-	digits := true // of the present label
+	digits := true // the label has only digits so far
 	for i := 0; i <= n; i++ {
 		if i < n && raw[i] != '.' {
 			c := raw[i]
@@ -181,7 +181,7 @@ var labelProfile = precis.NewIdentifier(precis.FoldWidth, precis.LowerCase(), pr
 //
 // It takes no buffer of the caller: the buffer would escape to the heap, for plain addresses, too.
 func prepareIDN(raw string) ([]byte, error) {
-	if !utf8.ValidString(raw) { // before any call into x/text, whose loops trust it
+	if !utf8.ValidString(raw) { // x/text relies on valid UTF-8
 		return nil, errUTF8
 	}
 	// The separators first (RFC 5895 §2.4), then width, so that both see whole labels.
@@ -226,7 +226,7 @@ func prepareIDN(raw string) ([]byte, error) {
 		return nil, errLabelBidi
 	}
 	if last {
-		return nil, errIP // four numbers take the fast path, or their widths were not ASCII
+		return nil, errIP // an address in ASCII digits takes the fast path
 	}
 	return b, nil
 }
@@ -303,7 +303,7 @@ func appendULabel(b, u []byte) ([]byte, error) {
 			return b, errDomChar
 		}
 	}
-	if isASCII { // a mapping left nothing but ASCII: the rules for ASCII labels are the ones to pass
+	if isASCII { // a mapping has left only ASCII: the rules for ASCII labels apply
 		if len(u) == 0 {
 			return b, errLabelEmpty
 		}

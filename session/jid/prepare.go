@@ -89,7 +89,7 @@ func appendResource[T string | []byte](b []byte, raw T) ([]byte, error) {
 //
 // It takes no buffer of the caller: the buffer would escape to the heap, for plain addresses, too.
 func enforce(raw string, p *precis.Profile, ok uint8, long, char, unstable error) (string, error) {
-	if !utf8.ValidString(raw) { // before any call into x/text, whose loops trust it
+	if !utf8.ValidString(raw) { // x/text relies on valid UTF-8
 		return "", errUTF8
 	}
 	out, err := p.String(raw)

@@ -113,7 +113,7 @@ func (c *Client) Next(text []byte) ([]byte, error) {
 	}
 	first := string(msg)
 	attrs := strings.Split(first, ",")
-	if len(attrs) < 3 { // what follows is an extension, and ignored unless mandatory (RFC 5802 §5.1)
+	if len(attrs) < 3 { // further attributes are extensions, ignored unless mandatory (RFC 5802 section 5.1)
 		return nil, fmt.Errorf("%w: challenge is incomplete", ErrProtocol)
 	}
 	for _, a := range attrs {

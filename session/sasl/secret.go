@@ -58,11 +58,11 @@ func (s Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
 // errMarshal is returned by every way of marshaling.
 var errMarshal = errors.New("sasl: a Secret is not to be marshaled")
 
-// MarshalText refuses.
+// MarshalText always fails.
 func (s Secret) MarshalText() ([]byte, error) { return nil, errMarshal }
 
-// MarshalBinary refuses.
+// MarshalBinary always fails.
 func (s Secret) MarshalBinary() ([]byte, error) { return nil, errMarshal }
 
-// GobEncode refuses.
+// GobEncode always fails.
 func (s Secret) GobEncode() ([]byte, error) { return nil, errMarshal }

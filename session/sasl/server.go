@@ -445,7 +445,7 @@ func (x *Exchange) clientFirst(msg string) Step {
 		}
 	}
 	attrs := strings.Split(bare, ",")
-	if len(attrs) < 2 { // m= would be first
+	if len(attrs) < 2 { // a mandatory extension, m=, would come first and fail below
 		return x.fail(MalformedRequest, "not name and nonce")
 	}
 	name, ok := strings.CutPrefix(attrs[0], "n=")

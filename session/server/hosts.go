@@ -200,7 +200,7 @@ func (s *Server) apply(c Config) error {
 		}
 		add = append(add, h)
 	}
-	// From here on nothing fails.
+	// Step 3. Nothing fails from here on.
 	old := s.profiles
 	s.profiles = fresh
 	for _, ch := range changes {

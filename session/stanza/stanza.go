@@ -9,7 +9,7 @@ import "canto/xmlstream"
 // A Kind is the kind of a top-level element of a stream.
 type Kind uint8
 
-// The kinds of stanza (RFC 6120 §8.2), and everything else.
+// The kinds of stanza (RFC 6120 section 8.2), and Nonza for every other element.
 const (
 	Nonza    Kind = iota // no stanza, as elements of stream negotiation and of XEP-0198 are (XEP-0360)
 	Message              // <message/>

@@ -182,7 +182,8 @@ func NewGenerator(l *Lease, last ID) Generator { return Generator{last, l} }
 func (g *Generator) Next(nowMilli int64, node uint16) (ID, error) {
 	id := max(atMilli(nowMilli), firstAfter(g.lease.floor)) | ID(node&MaxNode)<<counterBits
 	if id <= g.Last {
-		// The next counter of the same millisecond if that is ours, else the next millisecond.
+		// The next counter of the same millisecond, if the last id was of this node and the counter does not
+		// overflow; else the next millisecond.
 		if next := g.Last + 1; next.Node() == node&MaxNode && next>>(nodeBits+counterBits) == g.Last>>(nodeBits+
 			counterBits) {
 			id = next

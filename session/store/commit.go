@@ -224,7 +224,7 @@ type committer struct {
 	db      *DB
 	metrics Metrics
 
-	// mu guards the fields down to lastForgotten, and the writes of durable and of listeners. It is a
+	// mu guards the fields down to lastForgotten, and the writes of durable and of callbacks. It is a
 	// leaf lock: it is held for a few instructions, never during I/O (but for a line in the log when
 	// the queue has filled or emptied), a callback or another lock. Loops take it in Commit, so
 	// nothing slow may be done under it.
@@ -246,7 +246,7 @@ type committer struct {
 	durable atomic.Uint64
 	// anyFailed is set with the first failure, and makes DB.Failed cheap before it.
 	anyFailed   atomic.Bool
-	listeners   []func(last Ticket, err error) // commit callbacks; copied on write, under mu
+	callbacks   []func(last Ticket, err error) // commit callbacks; copied on write, under mu
 	wake        chan struct{}                  // one token: run is to look at the queue
 	group       *pebble.Batch                  // run's own: the writes of the group that is being written
 	directory   groupDirectory                 // run's own: what this group changes in the directory
@@ -278,7 +278,8 @@ func (c *committer) init(db *DB) {
 // and [DB.Failed] says which of the two. The failures of one batch are: the error of one of its
 // writes ([Batch.Err]); [ErrFull], if the queue or the disk is full; [ErrExists] or [ErrNotFound],
 // if the directory has changed; [ErrUnavailable], if the store is closed, read-only or out of
-// service. After a Close the ticket has failed when Commit returns, and no callback comes for it.
+// service. Once [DB.Close] has begun, the ticket has failed when Commit returns, and no callback
+// reports it.
 func (db *DB) Commit(b *Batch) Ticket { return db.commitAll(b) }
 
 // commitAll commits the batches of list one after another, with no batch of another caller between
@@ -408,7 +409,7 @@ func (db *DB) OnCommit(f func(last Ticket, err error)) {
 	c := &db.committer
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.listeners = append(c.listeners[:len(c.listeners):len(c.listeners)], f)
+	c.callbacks = append(c.callbacks[:len(c.callbacks):len(c.callbacks)], f)
 }
 
 // Wait blocks until t is settled and returns its error; nil if it is durable. It returns ctx's
@@ -434,6 +435,7 @@ func (db *DB) Wait(ctx context.Context, t Ticket) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-c.db.failedCh:
+			// Out of service: t fails, unless it was settled before. run may not have settled it yet.
 			if Ticket(c.durable.Load()) >= t {
 				return db.Failed(t)
 			}
@@ -497,16 +499,16 @@ func (c *committer) close() {
 // run is the committer's goroutine, from Open until DB.stop is closed. Its outer loop sleeps while
 // the queue is empty. The inner loop commits one group after another until the queue is empty:
 //
-//  1. If the last group began less than Options.BatchDelay ago, gather: wait for the rest of it,
-//     until groupFull, or until the store stops. So a busy store syncs once in BatchDelay, and an
+//  1. If the last group began less than Options.BatchDelay ago, gather: wait for the rest of that
+//     time, or until the queue fills a group, or until the store stops. So a busy store syncs once in BatchDelay, and an
 //     idle store syncs the first batch at once.
 //  2. Take a group off the queue; go back to sleep if there is none.
 //  3. commitGroup writes and settles it.
 //
-// A token in wake that is stale does no harm: the queue is looked at once more.
+// A stale token in wake does no harm: run finds the queue empty and sleeps again.
 func (c *committer) run() {
 	defer c.db.running.Done()
-	var began time.Time
+	var began time.Time // when the last group was taken
 	timer := time.NewTimer(time.Hour)
 	timer.Stop()
 	for {
@@ -516,6 +518,7 @@ func (c *committer) run() {
 			return
 		}
 		for {
+			// Gather. The time that the last group took to write counts, so that a slow disk adds no wait.
 			if wait := c.db.opts.BatchDelay - time.Since(began); wait > 0 && !c.groupFull() {
 				timer.Reset(wait)
 				for gathering := true; gathering; {
@@ -593,7 +596,7 @@ func (c *committer) takeGroup() []queuedBatch {
 //  3. apply writes c.group and syncs. An error means that Pebble failed: the store is out of
 //     service.
 //  4. Under mu the group is settled: failures are recorded before durable moves, so that a reader
-//     who sees the new Durable also finds the failure. If the whole group failed, all batches in
+//     that sees the new Durable also finds the failure. If the whole group failed, all batches in
 //     the queue fail too: a batch may have been made in the belief that those before it succeed,
 //     and the callbacks can report them with one number.
 //  5. The batches go back into the pool, and the callers of Wait and waitApplied wake up.
@@ -601,6 +604,7 @@ func (c *committer) takeGroup() []queuedBatch {
 //     first refusal before they hear of the whole group: see [DB.OnCommit].
 func (c *committer) commitGroup(group []queuedBatch) {
 	last := group[len(group)-1].ticket
+	// Step 1: does the whole group fail?
 	err := c.db.Err()
 	if err == nil {
 		if f := c.diskFull.Load(); f != nil {
@@ -613,8 +617,9 @@ func (c *committer) commitGroup(group []queuedBatch) {
 	var refused []failedRange
 	conflicts := 0
 	if err == nil {
+		// Step 2: collect the writes of the group, without the batches that fail by themselves.
 		for _, p := range group {
-			e := errQueueFull
+			e := errQueueFull // p is a run of refused tickets, without a batch
 			if p.batch != nil {
 				if e = p.batch.err; e == nil {
 					e = c.directory.checkBatch(c.db, p.batch)
@@ -634,6 +639,8 @@ func (c *committer) commitGroup(group []queuedBatch) {
 			}
 		}
 		c.directory.reset()
+
+		// Step 3: write and sync. A group without writes settles at once, as those before it are durable.
 		ops := int(c.group.Count())
 		if ops > 0 {
 			err = c.apply(c.group)
@@ -645,6 +652,8 @@ func (c *committer) commitGroup(group []queuedBatch) {
 			c.metrics.Latency.observe(monotonicNow().Sub(group[0].queuedAt))
 		}
 	}
+
+	// Step 4: settle the tickets of the group.
 	c.mu.Lock()
 	before := Ticket(c.durable.Load())
 	switch {
@@ -664,16 +673,20 @@ func (c *committer) commitGroup(group []queuedBatch) {
 	}
 	c.applied = max(c.applied, last)
 	c.durable.Store(uint64(max(last, before)))
+
+	// Step 5: give the batches back, and wake the callers of Wait and waitApplied.
 	for _, p := range group {
 		if p.batch != nil {
 			p.batch.release()
 		}
 	}
-	listeners := c.listeners
+	callbacks := c.callbacks
 	close(c.progress)
 	c.progress = make(chan struct{})
 	c.mu.Unlock()
-	for _, f := range listeners {
+
+	// Step 6: run the commit callbacks.
+	for _, f := range callbacks {
 		switch {
 		case err != nil:
 			f(before, err)

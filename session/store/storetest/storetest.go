@@ -99,8 +99,8 @@ func Run(t *testing.T, open Open) {
 // An openFunc opens a store whose fault is given.
 type openFunc func(tb testing.TB, fs store.FS) *store.DB
 
-// Later tickets win, a snapshot sees what was given before it and nothing after, and all of it is there
-// when the store is opened again.
+// Later tickets win. A snapshot has the batches that were given before it, and none after. All of
+// them are there when the store is opened again.
 func order(t *testing.T, open openFunc) {
 	fs := store.NewMemFS()
 	db := open(t, fs)
@@ -221,7 +221,7 @@ func owners(t *testing.T, open openFunc) {
 	}
 }
 
-// Many commit at once: all is there, in each one's order.
+// Of batches that several goroutines commit at once none is lost, and those of one goroutine keep their order.
 func concurrent(t *testing.T, open openFunc) {
 	db := open(t, store.NewMemFS())
 	defer db.Close()
@@ -289,7 +289,7 @@ func notify(t *testing.T, open openFunc) {
 	}
 }
 
-// What is deleted is gone, and nothing else.
+// Deleted rows are gone, and no others.
 func deletes(t *testing.T, open openFunc) {
 	db := open(t, store.NewMemFS())
 	defer db.Close()
@@ -331,7 +331,7 @@ func deletes(t *testing.T, open openFunc) {
 	}
 }
 
-// Any sequence of batches, snapshots and restarts gives what a map would.
+// Any sequence of batches, snapshots and restarts gives the same rows as a map.
 func model(t *testing.T, open openFunc) {
 	checks := 0
 	rapid.Check(t, func(rt *rapid.T) {
