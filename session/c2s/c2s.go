@@ -226,8 +226,8 @@ func (w *wire) Closing() bool { return w.conn().Closing() }
 // Pause stops reading from the client.
 func (w *wire) Pause() { w.conn().Pause() }
 
-// PauseForReply is Pause for a client that waits for a reply: its socket stays in the poll, and leaves it only if
-// the client sends all the same.
+// PauseForReply is Pause for a client that waits for a reply: its socket stays in the poll, and leaves it
+// only if the client sends all the same.
 func (w *wire) PauseForReply() { w.conn().PauseForReply() }
 
 // Resume ends a pause.

@@ -221,7 +221,8 @@ func owners(t *testing.T, open openFunc) {
 	}
 }
 
-// Of batches that several goroutines commit at once none is lost, and those of one goroutine keep their order.
+// Of batches that several goroutines commit at once none is lost, and those of one goroutine keep their
+// order.
 func concurrent(t *testing.T, open openFunc) {
 	db := open(t, store.NewMemFS())
 	defer db.Close()
