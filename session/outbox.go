@@ -7,11 +7,17 @@ import (
 	"canto/session/stanza"
 )
 
+// This file is what a session has to send. The terms: the wire is the session's connection ([Wire]); a
+// session hibernates while it has no stream and a module keeps it for resumption (XEP-0198); a [Source]
+// has many elements, as stored messages, and is asked for one after another; the outbox is what waits for
+// the client (type outbox), and an [Outbox] is the handle with which it is used, while its lock is held.
+//
 // How an element reaches a client: Session.Send runs the Outgoing hooks and writes the element to the wire.
 // If the wire has no room the element is queued, and the wire is asked for a drain notification. When the
 // client's socket has taken everything, Session.drained (source.go) continues with the sources and with
-// Session.flushQueue, which sends queued elements up to LowWaterMark. If the queue is full the client
-// does not read: the session is ended. When a session is removed its unsent elements are routed again
+// Session.flushQueue, which sends queued elements up to LowWaterMark. If the queue is full, the client is a
+// slow consumer and the session ends; but while stored messages are delivered, a further message is refused
+// instead, and is stored after them. When a session is removed its unsent elements are routed again
 // (ending.go).
 
 // An outbox is what a [Session] has besides its wire while elements wait for the client: live stanzas
@@ -22,7 +28,8 @@ type outbox struct {
 	queue       []queuedElement // live elements that wait for room on the wire, oldest first
 	queuedBytes int             // sum of the lengths of queue's elements
 	// sentSinceDrain counts the bytes that sendQueued gave to the wire since the client was last known to
-	// have taken everything. At LowWaterMark nextQueued waits for the next drain notification.
+	// have taken everything; Session.drained sets it to 0. At LowWaterMark nextQueued waits for the next drain
+	// notification.
 	sentSinceDrain int
 	// refusing is set when a message was refused because the queue is full while a source blocks live
 	// messages. Later messages are refused too: a module stores them all, in their order.
@@ -30,7 +37,8 @@ type outbox struct {
 	// blocked is set when the wire had no room for an element. Every element is queued until the wire has
 	// drained.
 	blocked bool
-	// retryPending is set while a timer of retryAfterDrain is armed, because the account could not be read.
+	// retryPending is set while a timer of retryAfterDrain (source.go) is armed: what follows a drain needs the
+	// account, which could not be read from the store.
 	retryPending  bool
 	drainsPending int             // drain notifications that were requested and have not arrived
 	sources       []*activeSource // the first is pulled; the others wait for its end
@@ -39,10 +47,10 @@ type outbox struct {
 	vars          *varNode        // values of modules: see OutboxVar
 }
 
-// An Outbox is a [Session] while its outbox lock is held. Hooks of the Outgoing chain and the
-// callback of [Session.Outbox] get one, and may use it until they return. The lock is the last in
-// the lock order but for those of the connection: under it no entity lock may be taken and
-// nothing may block. All methods, exported or not, need that lock, unless their comment says
+// An Outbox is the handle of a session's outbox. It exists only while the outbox lock is held: hooks of the
+// Outgoing chain and the callback of [Session.Outbox] get one, and must not keep it. In the lock order the
+// outbox lock comes after the locks of entities and before those of the connection. So the wire is used under
+// it, and no entity lock is taken; nothing may block. All methods need the lock, unless their comment says
 // otherwise.
 type Outbox struct{ s *Session }
 
@@ -63,7 +71,7 @@ func (out Outbox) unlock() {
 // A queuedElement is one element that waits in an outbox. Its bytes are its own and do not change.
 type queuedElement struct {
 	bytes      []byte
-	from, to   jid.JID // zero for what the server itself says: see OutboundStanza.From
+	from, to   jid.JID // zero for elements that the server itself originates: see OutboundStanza.From
 	kind       stanza.Kind
 	deliveries *deliveryCount // of a message for several sessions; nil: for this session alone
 }
@@ -72,25 +80,28 @@ type queuedElement struct {
 // copies the bytes; the caller may reuse them when it returns.
 type OutboundStanza struct {
 	Bytes []byte      // one complete element
-	Kind  stanza.Kind // what Bytes are; Nonza for what is no stanza
+	Kind  stanza.Kind // what Bytes are; Nonza if Bytes are not a stanza
 
-	fromSource bool // a Source gave it: on failure the source keeps it, the queue never does
-	hooksRun   bool // the Outgoing hooks have seen it already
+	// fromSource: a [Source] gave it. A source is asked only while nothing blocks, and keeps an element that
+	// was not sent.
+	fromSource bool
+	hooksRun   bool // the Outgoing hooks have seen it, and Done was not their answer: they do not run again
 
 	// deliveries points to the count of a stanza that several sessions may get. The first session that
-	// queues the stanza makes the count.
+	// queues the stanza makes the count; LoopRouter.Deliver (route.go), which knows the sessions, sets it.
 	deliveries **deliveryCount
 
-	// From and To are the addresses of a stanza that another entity has sent. Such a stanza keeps its place
-	// among the others of its kind, and it is routed again if the session ends before the client has it.
-	// Both are zero for what the server itself says: that overtakes the queue.
+	// From and To are the addresses of a stanza that another entity has sent. Such a stanza waits behind those
+	// that are queued (only presence is sent past a queue that is full), and it is routed again if the session
+	// ends before the client has it. Both are zero for elements that the server itself originates, as answers:
+	// these are not queued while the wire has room.
 	From, To jid.JID
 }
 
 // dropCopy takes h out of the count of its message, because its session ends. It returns true if
 // no other session has or queues the message, so that the caller must route it again or answer
 // it; false if another session has it. An element without a count is always the last copy. Under
-// the account's lock, which guards the count.
+// the account's lock, which guards the count: a message with a count is only delivered under that lock.
 func (h *queuedElement) dropCopy() bool {
 	if h.deliveries == nil {
 		return true
@@ -103,27 +114,27 @@ func (h *queuedElement) dropCopy() bool {
 }
 
 // Bounds of a session's queue of live elements and, separately, of its deferred elements. Presence and iqs,
-// and elements for an ending session, may exceed those of the queue: see Outbox.enqueue.
+// and elements for an ending session, have more room in the queue: see Outbox.enqueue.
 const (
 	maxQueuedBytes = 1 << 20
 	maxQueuedCount = 1000
 )
 
-// The end of a session needs its account's resident set. If the store cannot read it, the end is tried
-// again: after firstUnbindRetry ticks (a second), then after twice as many each time, up to
-// maxUnbindRetry (64 seconds). After maxUnbindTries tries, some five minutes, the session is removed
-// without its contacts being told: an account that is unreadable for good must not keep its sessions,
-// and the work of reading it, for ever.
+// The removal of a session (ending.go) needs the stored parts of its account. If the store cannot read them,
+// the removal is tried again: after firstUnbindRetry ticks (a second), then after twice as many each time, up
+// to maxUnbindRetry (64 seconds). After maxUnbindTries tries, some five minutes, the session is removed
+// without its contacts being told: an account that is permanently unreadable must not keep its sessions, and
+// the work of reading it, forever.
 const (
 	firstUnbindRetry = 10
 	maxUnbindRetry   = 640
 	maxUnbindTries   = 10
 )
 
-// LowWaterMark bounds the bytes of a [Source] that are in flight to the client: the source is
-// asked for its next element while less is in flight. It bounds also how much of the queue is
-// given to the wire between two drain notifications. So stored messages and archive pages, of any
-// length, do not fill the outbox; its bounds are for what other entities send.
+// LowWaterMark is the number of bytes in flight to the client below which a [Source] is asked for its next
+// element. It is also how much of the queue is given to the wire between two drain notifications. So stored
+// messages and archive pages, of any length, never fill the queue of the session or the buffer of the
+// connection; the bounds of these are for what other entities send.
 const LowWaterMark = 128 << 10
 
 // Send gives p to the client of s. It runs the Outgoing hooks, then writes p to the wire, or copies it into
@@ -131,11 +142,13 @@ const LowWaterMark = 128 << 10
 // It returns true if the session, or a hook, took p. If it returns false the caller must store p or answer
 // it:
 //
-//   - The session is ending.
+//   - The session is ending, and nothing of it is kept or routed again: see Outbox.accepts. Otherwise an
+//     ending session queues p, and Send returns true.
 //   - p is a message, the session is [Session.Backlogged], and its queue is full. The session goes on.
 //   - The queue is full for another reason: the client does not read, or the session has hibernated for too
-//     long. Then Send ends the session, or its stream, as a slow consumer. If the ending session can still
-//     queue p, to be routed again, Send returns true.
+//     long. Then Send ends the stream of the slow consumer, and with it the session unless a module lets it
+//     hibernate; a hibernating session it ends. If the ending session can still queue p, to be routed again
+//     with the others, Send returns true.
 //
 // Any goroutine, with any lock but an outbox lock held. Elements leave in the order of calls that are made
 // under the account's lock.
@@ -166,12 +179,12 @@ func (out Outbox) send(p OutboundStanza) (ok bool) {
 //
 //   - If p need not wait, it is written to the wire. If the wire refuses it, the outbox is
 //     blocked until the wire has drained. An element of a Source is refused then: its source
-//     keeps it.
+//     keeps it. (A Source is not asked while its elements would have to wait: see mustQueue.)
 //   - p is queued, if the queue has room.
 //   - Without room, a message of a backlogged session is refused: a module stores it after
 //     those that are stored already.
-//   - Presence is written past the queue if the wire takes it: to overtake two megabytes does
-//     less harm than to be lost.
+//   - Presence is written past the queue if the wire takes it: overtaking two megabytes is less
+//     harmful than losing it.
 //   - Else the client is a slow consumer (or the session has hibernated for too long): the
 //     session or its stream is ended. An ending session has more room, and p is queued there,
 //     so that it is routed again in its order.
@@ -221,8 +234,8 @@ func (out Outbox) mustQueue(p OutboundStanza) bool {
 
 // block is called after the wire has refused an element: it makes every element wait until the
 // wire has drained. It returns false if the wire is closing instead; then the ending connLost is
-// noted. The notification is requested even if one is pending: only so a wire that is closing by
-// now is noticed.
+// noted. The notification is requested even if one is pending: its failure is how a closing wire
+// is noticed. Not for a session that hibernates: its wire is never written to.
 func (out Outbox) block() (ok bool) {
 	o := out.ensure()
 	o.blocked = out.requestDrain()
@@ -234,8 +247,8 @@ func (out Outbox) block() (ok bool) {
 
 // requestDrain asks the wire to notify the session ([Session.drained], on the stream's loop) when
 // the client's socket has taken everything that was sent so far. It returns false if the wire is
-// closing or the session hibernates: then there is no notification. A wire that is no [Drainer]
-// never refuses elements: its notification is posted to the loop at once.
+// closing or the session hibernates: then there is no notification. The wire of a connection that
+// is not a [Drainer] never refuses elements: its notification is posted to the loop at once.
 func (out Outbox) requestDrain() (ok bool) {
 	if out.s.hibernating() {
 		return false
@@ -261,7 +274,8 @@ func (out Outbox) ensure() *outbox {
 }
 
 // releaseIfEmpty frees the session's outbox if it holds nothing and waits for no drain
-// notification.
+// notification. refusing and retryPending need no check: they are set only while
+// there are sources or queued elements.
 func (out Outbox) releaseIfEmpty() {
 	if o := out.s.outbox; o != nil && !o.blocked && o.drainsPending == 0 &&
 		len(o.queue)+len(o.sources)+len(o.deferred) == 0 && o.vars == nil {
@@ -269,10 +283,12 @@ func (out Outbox) releaseIfEmpty() {
 	}
 }
 
-// enqueue copies p into the queue. It returns false if there is no room. Messages have room for 1,000
-// elements and 1 MiB; presence and iqs for twice as much, because messages can be stored instead. An ending
-// session has room for 2,000 elements and 2 MiB more: it keeps what arrives until it is removed or
-// hibernates, so that no element overtakes the queued ones. An empty queue takes an element of any length.
+// enqueue copies p into the queue. It returns false if there is no room. There is one queue. It takes a
+// message while it has less than 1,000 elements and 1 MiB; presence or an iq while it has less than twice
+// that, because messages can be stored instead. In an ending session both bounds are 2,000 elements and 2
+// MiB larger: it keeps what arrives until it is removed (then the queue is routed again) or hibernates,
+// so that no element overtakes the queued ones. An empty queue takes an element of any length, but no
+// message while it refuses them.
 func (out Outbox) enqueue(p OutboundStanza) bool {
 	o, room := out.ensure(), 2
 	if p.Kind == stanza.Message {
@@ -291,8 +307,8 @@ func (out Outbox) enqueue(p OutboundStanza) bool {
 	return true
 }
 
-// copyElement copies p, with its bytes, for a queue. If several sessions may get p it makes, or
-// shares, the count of deliveries.
+// copyElement copies p, with its bytes, for a queue. If several sessions may get p, the copies share one
+// deliveryCount, which the first of them makes.
 func (p *OutboundStanza) copyElement() queuedElement {
 	h := queuedElement{bytes: bytes.Clone(p.Bytes), from: p.From, to: p.To, kind: p.Kind}
 	if p.deliveries != nil {
@@ -312,8 +328,8 @@ func (out Outbox) refusesMessages() bool {
 }
 
 // Ended reports whether the session or its stream is ending, so that nothing more is written to
-// the client. A session that is Ended may yet hibernate and be resumed. Any goroutine; it takes
-// the outbox lock.
+// the client. If only the stream ends, a module may let the session hibernate; once another stream
+// resumes it, Ended is false again. Any goroutine; it takes the outbox lock.
 func (s *Session) Ended() bool {
 	why, _ := s.endedBy()
 	return why != notEnded
@@ -330,7 +346,9 @@ func (s *Session) streamClosing(ref StreamRef, why Ending) {
 }
 
 // nextQueued takes the oldest element out of the queue for sendQueued. ok is false if there is
-// none to send now; left is true if the queue is not empty. Elements stay while the session
+// none to send now; left is true if the queue had elements when it was called. The two are separate calls
+// because the caller checks between them, under the account's lock, whether the account takes the
+// element; that lock keeps other elements from overtaking it. Elements stay while the session
 // hibernates or ends, while the outbox is blocked, and while LowWaterMark bytes were sent since
 // the last drain: then it requests a drain notification, which continues the flush.
 func (out Outbox) nextQueued() (h queuedElement, ok, left bool) {
@@ -354,7 +372,7 @@ func (out Outbox) nextQueued() (h queuedElement, ok, left bool) {
 }
 
 // sendQueued writes h, which nextQueued returned, to the wire, past the hooks: they have seen it
-// before it was queued. If the wire refuses it, sendQueued puts h back to the head of the queue,
+// before it was queued. If the wire refuses it, sendQueued puts h back at the head of the queue,
 // blocks the outbox, and returns false.
 func (out Outbox) sendQueued(h queuedElement) bool {
 	s, o := out.s, out.ensure()
@@ -379,8 +397,8 @@ var endingTable = [numEndings]struct {
 	peerError:  {name: "peer-error"},
 	ourError:   {name: "our-error", mayHibernate: true},
 	shutdown:   {name: "shutdown", mayHibernate: true},
-	slowReader: {name: "slow-reader", mayHibernate: true}, // its limit is counted with the stream error
-	connLost:   {name: "line-lost", mayHibernate: true},
+	slowReader: {name: "slow-reader", mayHibernate: true}, // the stream error is what counts the limit "outbox"
+	connLost:   {name: "line-lost", mayHibernate: true},   // a metric's label does not change
 	overflow:   {name: "overflow", limit: "outbox"},
 	expired:    {name: "expired"},
 	displaced:  {name: "displaced", limit: "resting_displaced"},
@@ -404,9 +422,9 @@ func endingOf(err error) Ending {
 	return ourError
 }
 
-// setEnding notes why the session, or its stream, ends. The first reason counts, with three
-// exceptions: connLost gives way to any other reason, a decision about the session (an Ending
-// after connLost) replaces the end of a stream, and deleted replaces everything.
+// setEnding notes why the session, or its stream, ends. The first reason wins, with three
+// exceptions: connLost gives way to any other reason; the end of a session (overflow to hookFailed, the
+// constants after connLost) replaces the end of a stream; deleted replaces everything.
 func (out Outbox) setEnding(why Ending) {
 	if out.s.ending == notEnded || out.s.ending == connLost || why > connLost && out.s.ending < connLost ||
 		why == deleted {
@@ -450,7 +468,8 @@ func (out Outbox) accepts() bool {
 }
 
 // takeUnsent empties the queue and the deferred elements, and returns those that no other session
-// of the account has: the caller routes or answers them. Sources stay: see endSources. Under the
+// of the account has: the queue first, then the deferred ones. The caller routes or answers those that
+// have a sender; what the server itself originated is dropped. Sources stay: see endSources. Under the
 // account's lock; it takes the outbox lock.
 func (s *Session) takeUnsent() (list []queuedElement) {
 	defer s.lockOutbox().unlock()
@@ -471,12 +490,14 @@ func (s *Session) takeUnsent() (list []queuedElement) {
 }
 
 // Close ends s and its stream. Its client is sent the stream error err, or only the end tag if
-// err is nil. The session does not hibernate; it is removed when its connection is closed at the
-// latest. Any goroutine, with any lock but an outbox lock held.
+// err is nil. The session does not hibernate. It is removed later, on its loop: at once where that
+// can be, and at the latest when its connection has closed. Any goroutine, with any lock but an outbox lock
+// held.
 func (s *Session) Close(err error) { s.close(err, kicked) }
 
-// close notes why s ends and closes its wire with err. The wire of a hibernating session removes
-// it. The wire is closed after the outbox lock is released.
+// close notes why s ends and closes its wire with err. The wire of a hibernating session posts the
+// removal of the session to its loop. The wire is closed after the outbox lock is released; write closes it
+// under the lock, which is allowed as well.
 func (s *Session) close(err error, why Ending) {
 	out := s.lockOutbox()
 	w := s.wire
@@ -513,8 +534,8 @@ func (s *Session) Outbox(f func(o Outbox)) {
 	out.releaseIfEmpty()
 }
 
-// Append sends p before the element that the hook was called for. The Outgoing hooks do not run
-// for p. It returns true if the session took p: see [Session.Send]. p.Bytes are copied.
+// Append sends p at once, without the Outgoing hooks. In such a hook that is before the element for which
+// the hook was called. It returns true if the session took p: see [Session.Send]. p.Bytes are copied.
 func (out Outbox) Append(p OutboundStanza) (ok bool) { return out.accepts() && out.write(p) }
 
 // Defer keeps a copy of p until [Outbox.Flush]. It returns false, and keeps nothing, if p comes
@@ -532,8 +553,9 @@ func (out Outbox) Defer(p OutboundStanza) (ok bool) {
 	return true
 }
 
-// Flush sends the deferred elements in order, without the Outgoing hooks. Elements that the
-// session does not take stay deferred.
+// Flush sends the deferred elements in order, without the Outgoing hooks. It stops at the first
+// element that the session does not take; that one and those after it stay deferred until the module calls
+// Flush again, or the session ends.
 func (out Outbox) Flush() {
 	b := out.s.outbox
 	if b == nil {
@@ -558,16 +580,17 @@ func (out Outbox) Flush() {
 	}
 }
 
-// DropDeferred drops the deferred elements for which old returns true, such as presence that
-// newer presence replaces. They are not routed again.
-func (out Outbox) DropDeferred(old func(kind stanza.Kind, from jid.JID) bool) {
+// DropDeferred drops the deferred elements for which drop returns true, such as presence that newer
+// presence replaces. They are not routed again. Messages must not be dropped so: other sessions count on the
+// copy (see dropCopy).
+func (out Outbox) DropDeferred(drop func(kind stanza.Kind, from jid.JID) bool) {
 	b := out.s.outbox
 	if b == nil {
 		return
 	}
 	rest := b.deferred[:0]
 	for _, h := range b.deferred {
-		if old(h.kind, h.from) {
+		if drop(h.kind, h.from) {
 			b.deferredBytes -= len(h.bytes)
 			continue
 		}
@@ -577,9 +600,9 @@ func (out Outbox) DropDeferred(old func(kind stanza.Kind, from jid.JID) bool) {
 	b.deferred = rest
 }
 
-// An OutboxVar is the key of one module's value in an outbox: the state that its OutgoingFunc
-// needs. The value is lost when the session ends. It suits state that few sessions have, because
-// an outbox with a value is never freed.
+// An OutboxVar is the key of one module's value in an outbox: the state that its OutgoingFunc needs. The
+// value is lost when the session ends. It suits state that few sessions have, because an outbox with a
+// value is not freed until it is removed or the session ends.
 type OutboxVar[T any] struct{ id uint16 }
 
 // NewOutboxVar registers an OutboxVar under a name that must be unique in the process. Call it
@@ -603,10 +626,9 @@ func (k OutboxVar[T]) Set(out Outbox, v *T) {
 	}
 }
 
-// mayReceiveFrom reports whether the account of s takes stanzas of the address from, by the
-// blocking rules of now (Hooks.Blocked). An account always takes its own. Under the account's
-// lock.
-func mayReceiveFrom(l *LoopRouter, s *Session, from jid.JID) bool {
+// mayReceiveFrom reports whether the account of s accepts stanzas from that sender under the current blocking
+// rules (Hooks.Blocked). An account always accepts its own. Under the account's lock.
+func mayReceiveFrom(s *Session, from jid.JID) bool {
 	a := s.account
 	if from.Bare() == a.addr {
 		return true
@@ -620,7 +642,7 @@ func mayReceiveFrom(l *LoopRouter, s *Session, from jid.JID) bool {
 }
 
 // Backlogged reports whether live messages for s wait until a [Source] has ended (see
-// [Session.Pull]). If such a session refuses a message, the message belongs into storage after
+// [Session.Pull]). If such a session refuses a message, the message belongs in storage after
 // those that the source reads. Under the account's lock; it takes the outbox lock.
 func (s *Session) Backlogged() bool {
 	out := s.lockOutbox()
@@ -640,9 +662,10 @@ func (out Outbox) backlogged() bool {
 	return false
 }
 
-// requestTakenDrain requests a drain notification for what f has in flight, and remembers how
-// much that is: so many elements are Taken when it arrives. It does nothing if a notification is
-// pending.
+// requestTakenDrain requests a drain notification for what f has in flight, and remembers how much that
+// is: when it arrives, Session.drained tells the source that that many elements were taken
+// ([Source.Taken]). It does nothing if a notification is pending, as drained calls it again for what is
+// in flight then.
 func (out Outbox) requestTakenDrain(f *activeSource) {
 	if out.s.outbox.drainsPending == 0 {
 		f.drainCount, f.drainBytes = f.inFlight, f.inFlightBytes

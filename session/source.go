@@ -512,7 +512,7 @@ func applyRules(l *LoopRouter, s *Session, p OutboundStanza) (OutboundStanza, bo
 		v, _ := e.Attr(stanza.AttrFrom)
 		p.From, _ = l.JID(v)
 	}
-	return p, mayReceiveFrom(l, s, p.From)
+	return p, mayReceiveFrom(s, p.From)
 }
 
 // MoreWhenDrained makes the kernel call [EntityHandler.More] of e, with the cursor what, when the
@@ -584,7 +584,7 @@ func (s *Session) flushQueue(l *LoopRouter) (all bool) {
 		}
 		may := h.from.IsZero()
 		switch {
-		case !may && !runHook(l, s, func() { may = mayReceiveFrom(l, s, h.from) }):
+		case !may && !runHook(l, s, func() { may = mayReceiveFrom(s, h.from) }):
 			if h.dropCopy() {
 				bounce(l, s.account, h, stanza.InternalServerError)
 			}

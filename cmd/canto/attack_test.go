@@ -157,7 +157,7 @@ func TestAttackK63(t *testing.T) {
 	}
 }
 
-// smallDisk says of a file system that so many bytes are left.
+// A smallDisk is a file system that reports so many free bytes.
 type smallDisk struct {
 	store.FS
 	left atomic.Uint64
@@ -269,7 +269,7 @@ func TestAttackK106(t *testing.T) {
 	s.ok("user", "add", "tybalt@example.org", "--password", "x")
 }
 
-// nasty is what a peer may call itself.
+// nasty are names that a peer may give itself.
 var nasty = []string{
 	"romeo\nlevel=ERROR msg=\"forged\"",
 	"romeo\r\n{\"level\":\"ERROR\"}",
@@ -288,7 +288,7 @@ type stringer string
 
 func (s stringer) String() string { return string(s) }
 
-// oneLine checks that b is one line of the log, and that it could stand in a terminal.
+// oneLine checks that b is one line of the log, without characters that a terminal could take for commands.
 func oneLine(t *testing.T, b []byte, format string) {
 	t.Helper()
 	if bytes.Count(b, []byte("\n")) != 1 || b[len(b)-1] != '\n' {
@@ -307,7 +307,7 @@ func oneLine(t *testing.T, b []byte, format string) {
 	}
 }
 
-// Whatever a peer is called, what is logged of it is one line, quoted, and cut at 256 bytes.
+// Whatever name a peer has, the log has one line with it, quoted and truncated at 256 bytes.
 func TestAttackK64(t *testing.T) {
 	t.Parallel()
 	for _, format := range []string{"text", "json"} {
@@ -390,7 +390,7 @@ func TestAttackK64(t *testing.T) {
 	}
 }
 
-// series are the names and labels of all that a scrape shows.
+// series returns the names and labels of all series of a scrape.
 func series(t *testing.T, s *program) (list []string) {
 	t.Helper()
 	reg := prometheus.NewRegistry()
@@ -412,7 +412,7 @@ func series(t *testing.T, s *program) (list []string) {
 	return list
 }
 
-// Peers choose no label: a second crowd of other names adds no series.
+// Peers can't choose labels: more clients with other names add no series.
 func TestAttackK65(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -482,7 +482,7 @@ func TestAttackK65(t *testing.T) {
 	}
 }
 
-// Every address of the machine is no place for profiles; one that is named is.
+// The debug port can't be opened on every address of the machine, only on a named one.
 func TestAttackK108(t *testing.T) {
 	t.Parallel()
 	for _, a := range []string{":5290", "0.0.0.0:5290", "[::]:5290", "[::ffff:0.0.0.0]:5290"} {
@@ -502,7 +502,7 @@ func TestAttackK108(t *testing.T) {
 	}
 }
 
-// What the server makes is its owner's alone.
+// Only the owner may read the files that the server makes.
 func TestAttackK109(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -593,8 +593,8 @@ func TestAttackK69(t *testing.T) {
 	t.Logf("%d of 24 logins went through before the rule changed", let)
 }
 
-// A client with a ticket from before a reload, or from before its host's certificate was renewed, gets in at
-// either port, and logs in (attack T08).
+// A client with a TLS ticket from before a reload, or from before its host's certificate was renewed, can
+// connect to either port and log in (attack T08).
 func TestAttackT08Reload(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "example.org")
@@ -610,7 +610,7 @@ func TestAttackT08Reload(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer nc.Close()
-			nc.SetDeadline(time.Now().Add(patience))
+			nc.SetDeadline(time.Now().Add(waitTimeout))
 			c := &client{host: "example.org", conn: nc}
 			if err := c.header(); err != nil {
 				t.Fatal(err)

@@ -27,7 +27,7 @@ func (s *site) account() (counts, bytes map[string]int) {
 	return counts, bytes
 }
 
-// The parts that canto bytes knows of are what sessions with rosters cost: the live heap grows by as much.
+// The parts of canto bytes cover the cost of sessions with rosters: the live heap grows by as much.
 func TestBytes(t *testing.T) {
 	const sessions, contacts = 1000, 10
 	s := newSite(t, "example.org")

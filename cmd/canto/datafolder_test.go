@@ -53,8 +53,8 @@ func copyFile(t *testing.T, from, to string) {
 	}
 }
 
-// A data folder that the server's user may not write to, in all the ways that happen: one line with path,
-// cause and remedy, exit status 1, and at once. It is not called locked.
+// A data folder that the server's user may not write to, for each cause: one line with path, cause and
+// remedy, and exit status 1 at once. It is not called locked.
 func TestServeFolderNotWritable(t *testing.T) {
 	t.Parallel()
 	chmod := func(mode os.FileMode, glob string) func(s *site) {

@@ -77,7 +77,7 @@ func TestCheckTLSKnowsBothNames(t *testing.T) {
 	}
 }
 
-// A zone answers for the names that are asked of DNS, and notes them.
+// A zone is a resolver with some names; it records the questions.
 type zone struct {
 	srv   map[string]*net.SRV
 	asked []string
@@ -150,7 +150,7 @@ func TestCommandsTakeAnySpelling(t *testing.T) {
 	}
 }
 
-// A domain in the file that is written otherwise than it is kept: the line says how.
+// A domain in the file that is not in its canonical form is an error that gives this form.
 func TestHostSectionsSayTheirForm(t *testing.T) {
 	t.Parallel()
 	for written, kept := range map[string]string{"EXAMPLE.org": "example.org", network: bookshop,

@@ -27,7 +27,7 @@ import (
 	"canto/session/store"
 )
 
-// The test binary is canto, too: with this variable set it carries a command line out.
+// With this variable set the test binary is the program: it carries a command line out.
 const asCanto = "CANTO_TEST_COMMAND"
 
 func TestMain(m *testing.M) {
@@ -37,8 +37,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// patience is how long a test waits for what must come; no test expects it to pass.
-const patience = 30 * time.Second
+// waitTimeout is how long a test waits for something that must happen; no test expects it to pass.
+const waitTimeout = 30 * time.Second
 
 // A site is a folder with a configuration, as an operator has one.
 type site struct {
@@ -48,7 +48,7 @@ type site struct {
 	attr    *syscall.SysProcAttr // of its commands
 }
 
-// listen takes ports that are free; where STARTTLS and TLS are spoken is told apart by the address.
+// listen takes free ports; the address of a port tells STARTTLS and direct TLS apart.
 const listen = `
 [listen]
 c2s     = ["127.0.0.1:0"]
@@ -97,7 +97,7 @@ func (s *site) certificate(host string) {
 	}
 }
 
-// A said is what a command left.
+// A said is the output and the exit status of a command.
 type said struct {
 	status   int
 	out, err string
@@ -112,13 +112,13 @@ func (s *site) command(args ...string) *exec.Cmd {
 	return cmd
 }
 
-// canto runs a command to its end, in this process: a hundred others would take their time. What it
-// says is as if the site's folder were the current one.
+// canto runs a command to its end, in this process, as a hundred processes would take long. Paths in the
+// output are as if the site's folder were the current one.
 func (s *site) canto(stdin string, args ...string) said {
 	s.t.Helper()
 	var out, errOut bytes.Buffer
 	// ends a server that should not have started
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), waitTimeout)
 	defer cancel()
 	args = append(args, "--config", s.path("canto.toml"), "--data", s.data())
 	status := execute(&run{ctx: ctx, args: args, stdin: strings.NewReader(stdin), out: &out, errOut: &errOut})
@@ -133,7 +133,7 @@ func finish(t *testing.T, cmd *exec.Cmd, stdin string) said {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	late := time.AfterFunc(patience, func() { cmd.Process.Kill() })
+	late := time.AfterFunc(waitTimeout, func() { cmd.Process.Kill() })
 	defer late.Stop()
 	err := cmd.Wait()
 	var exit *exec.ExitError
@@ -143,7 +143,7 @@ func finish(t *testing.T, cmd *exec.Cmd, stdin string) said {
 	return said{cmd.ProcessState.ExitCode(), out.String(), errOut.String()}
 }
 
-// ok runs a command that must succeed, without a word on standard error, and returns what it printed.
+// ok runs a command that must succeed with an empty standard error, and returns its output.
 func (s *site) ok(args ...string) string {
 	s.t.Helper()
 	r := s.canto("", args...)
@@ -188,7 +188,7 @@ type process struct {
 	done          chan struct{} // closed when it has ended
 }
 
-// syncBuffer is standard error while it grows.
+// A syncBuffer is standard error of a running process. Any goroutine.
 type syncBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -219,7 +219,7 @@ func (s *site) serve(args ...string) *process {
 	if err := p.cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
-	late := time.AfterFunc(patience, func() { p.cmd.Process.Kill() })
+	late := time.AfterFunc(waitTimeout, func() { p.cmd.Process.Kill() })
 	for sc := bufio.NewScanner(out); p.ready == "" && sc.Scan(); {
 		if strings.HasPrefix(sc.Text(), "canto: ready") {
 			p.ready = sc.Text()
@@ -271,7 +271,7 @@ func (s *site) serveHere(options func(*store.Options)) (p *process, stop func())
 	return p, cancel
 }
 
-// where reads the ready line.
+// where parses the ready line.
 func (p *process) where() {
 	addrs, _, _ := strings.Cut(strings.TrimPrefix(p.ready, "canto: ready c2s="), " ")
 	for _, a := range strings.Split(addrs, ",") {
@@ -290,7 +290,7 @@ func (p *process) wait() int {
 	p.t.Helper()
 	select {
 	case <-p.done:
-	case <-time.After(patience):
+	case <-time.After(waitTimeout):
 		p.t.Fatalf("the server does not end: %s", p.log)
 	}
 	return p.status
@@ -311,7 +311,7 @@ func (p *process) says(words string) string {
 // until waits for a condition.
 func until(t *testing.T, what string, f func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); !f(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(waitTimeout); !f(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("waited in vain until %s", what)
 		}
@@ -375,11 +375,11 @@ func (e streamError) Error() string { return "stream error: " + string(e) }
 
 // connect opens a stream with STARTTLS; with direct, on a port where TLS comes first.
 func connect(addr, host string, direct bool) (c *client, err error) {
-	nc, err := net.DialTimeout("tcp", addr, patience)
+	nc, err := net.DialTimeout("tcp", addr, waitTimeout)
 	if err != nil {
 		return nil, err
 	}
-	nc.SetDeadline(time.Now().Add(patience))
+	nc.SetDeadline(time.Now().Add(waitTimeout))
 	defer func() {
 		if err != nil {
 			nc.Close()
@@ -427,7 +427,7 @@ func (c *client) header() error {
 	return err
 }
 
-// next is the next element. A stream error is an error.
+// next reads the next element. A stream error is an error.
 func (c *client) next() (n node, err error) {
 	for {
 		tok, err := c.dec.Token()
@@ -531,7 +531,7 @@ func errorOf(n node) error {
 	return stanzaError{e.attr("type"), e.Nodes[0].XMLName.Local}
 }
 
-// iq asks and waits for the answer; what else comes is kept for stanza.
+// iq sends a request and waits for the answer; other stanzas are kept for stanza.
 func (c *client) iq(kind, payload string) (node, error) {
 	c.ids++
 	id := fmt.Sprintf("q%d", c.ids)
@@ -550,7 +550,7 @@ func (c *client) iq(kind, payload string) (node, error) {
 	}
 }
 
-// stanza is the next stanza that suits.
+// stanza returns the next stanza that matches.
 func (c *client) stanza(suits func(n node) bool) (node, error) {
 	for i, n := range c.backlog {
 		if suits(n) {
@@ -621,8 +621,8 @@ func (p *process) half(host, name, password string) *client {
 	return c
 }
 
-// What most programs understand: help, help of a command, and the version as a flag. A command line that
-// can't be meant is one line that says where help is.
+// Spellings that many programs understand: help, help of a command, and the version as a flag. A wrong
+// command line is one line that names canto help.
 func TestHelp(t *testing.T) {
 	for _, c := range []struct{ args, want string }{
 		{"help", "Run the server."},

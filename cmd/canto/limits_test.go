@@ -41,7 +41,7 @@ func TestDescriptors(t *testing.T) {
 	}
 }
 
-// What is kept for the store is enough for the tables it holds open.
+// The descriptors for the store are enough for its open tables.
 func TestStoreDescriptors(t *testing.T) {
 	dir := t.TempDir()
 	before := openFiles(t)
@@ -101,8 +101,7 @@ func roomy() (machine, fstest.MapFS) {
 	return machine{root: root, descriptors: 1_010_000, page: 4096}, root
 }
 
-// Each limit that is too low is said, with the line that is to be written for each target, and decides
-// whether the target is met.
+// Each limit that is too low is reported with the line to write for each target, and makes the check fail.
 func TestLimitsOfMachine(t *testing.T) {
 	for _, x := range []struct {
 		name   string

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// What is logged again and again leaves room for the rest: of one message there are logBurst lines in a
-// window, and then a line that counts those left out (attack K64).
+// A message that is logged again and again has logBurst lines in a window, and then one line that counts the
+// lines left out (attack K64).
 func TestLogLines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := new(syncBuffer) // the window's end writes from a timer

@@ -21,8 +21,7 @@ import (
 	"canto/session/store"
 )
 
-// What is wrong in the configuration is said in one line with file, line, cause and remedy, before
-// anything is made.
+// A mistake in the configuration is one line with file, line, cause and remedy, and nothing is made.
 func TestServeRefusesConfiguration(t *testing.T) {
 	certified := hostSection("example.org")
 	for _, c := range []struct{ name, text, words string }{
@@ -252,7 +251,7 @@ func TestServeRefusesPlusWithoutTLS(t *testing.T) {
 	s.nothingMade()
 }
 
-// The least and the most of each limit, and an address alone among the exempt, are taken.
+// The smallest and the largest value of each limit are accepted, and a single address in exempt.
 func TestServeTakesLeastAndMost(t *testing.T) {
 	t.Parallel()
 	for _, limits := range []string{
@@ -274,8 +273,8 @@ func TestServeTakesLeastAndMost(t *testing.T) {
 	}
 }
 
-// What serve refuses, reload refuses, and the limits in force stay. What can't change while the server
-// runs is named.
+// A configuration that serve refuses, reload refuses, too; the limits in effect stay. Keys that need a
+// restart are named.
 func TestReloadRefusesLimits(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "example.org")
@@ -301,8 +300,8 @@ func TestReloadRefusesLimits(t *testing.T) {
 	p.wait()
 }
 
-// A stanza is put in force only if the outbox holds it that the server runs with; another outbox is used
-// at the next start.
+// limits.stanza takes effect only if it fits the outbox with which the server has started; another outbox
+// takes effect at the next start.
 func TestReloadRefusesStanzaBeyondOutbox(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "example.org")
@@ -375,7 +374,7 @@ func TestReloadSaysData(t *testing.T) {
 	}
 }
 
-// More connections than there are descriptors for are said when the server starts.
+// A bound on connections that exceeds the descriptors is logged when the server starts.
 func TestServeSaysConnections(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "example.org")
@@ -465,7 +464,7 @@ func TestServeWithoutFile(t *testing.T) {
 	s.nothingMade()
 }
 
-// A port that is taken: nothing is made, and the server starts once it has another.
+// With a port in use nothing is made, and the server starts once it has another.
 func TestServeTakenPort(t *testing.T) {
 	for _, key := range []string{"c2s", "c2s_tls", "http", "https", "debug"} {
 		t.Run(key, func(t *testing.T) {
@@ -508,7 +507,7 @@ func TestServeTakenFolder(t *testing.T) {
 	s.serve()
 }
 
-// A command beside a server whose admin socket is off finds the folder locked, too.
+// A command beside a server without an admin socket finds the folder locked.
 func TestCommandTakenFolder(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -623,7 +622,7 @@ func afterStartTLS(t *testing.T, addr, host string) *x509.Certificate {
 	return c.conn.(*tls.Conn).ConnectionState().PeerCertificates[0]
 }
 
-// c2s.tls_versions says what both ways into TLS speak, from the start on.
+// c2s.tls_versions applies to STARTTLS and direct TLS, from the start on.
 func TestTLSVersions(t *testing.T) {
 	t.Parallel()
 	versions := []uint16{tls.VersionTLS12, tls.VersionTLS13}
@@ -664,8 +663,7 @@ func TestTLSVersions(t *testing.T) {
 	}
 }
 
-// Each host has its own certificate; a changed one is shown from the reload on, and what was connected
-// stays.
+// Each host has its own certificate; a changed one is used from the reload on, and connections stay.
 func TestReloadCertificate(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "example.net", "example.org")
@@ -709,7 +707,7 @@ func TestReloadCertificate(t *testing.T) {
 	look()
 }
 
-// A renewed certificate is shown without a reload; one that can't be used is not taken.
+// A renewed certificate is used without a reload; one that can't be used is not.
 func TestRenewedCertificate(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "example.net", "example.org")
@@ -818,7 +816,7 @@ func TestReload(t *testing.T) {
 	}
 }
 
-// SIGTERM tells every client, whatever it has reached, and ends with status 0.
+// On SIGTERM every client gets system-shutdown, in whatever state it is, and the exit status is 0.
 func TestShutdown(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "example.org")
@@ -871,7 +869,7 @@ func TestShutdown(t *testing.T) {
 	}
 }
 
-// A data folder that is none, that others may write, or whose name is too long for a socket.
+// A data folder that is a file, that other users may write, or whose name is too long for a socket.
 func TestServeRefusesFolder(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "example.org")
@@ -975,7 +973,7 @@ func TestReloadOfTheSame(t *testing.T) {
 	}
 }
 
-// A host that is taken away and comes back runs what it is configured to run then, also for accounts that
+// A host that is removed and added again has the modules of its new configuration, also for accounts that
 // were in memory meanwhile.
 func TestHostRemovedAndAddedAgain(t *testing.T) {
 	t.Parallel()

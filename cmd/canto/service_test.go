@@ -36,8 +36,8 @@ func (c *client) info(to string) (category string, features []string, err error)
 	return category, features, err
 }
 
-// A host with service = true is asked by the users of other hosts, over their own streams; users do not
-// log in there, and accounts are not made for it. It needs no certificate.
+// A service host is reached by the users of other hosts over their own streams. It has no logins and no
+// accounts, and needs no certificate.
 func TestServiceHost(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "example.org")
@@ -98,7 +98,7 @@ func TestServiceHost(t *testing.T) {
 		"rooms.example.org")
 }
 
-// What can't be meant of a service host is one line with the line of its key, the cause and a remedy, and
+// A key that a service host can't have is one line with the line of the key, the cause and a remedy, and
 // nothing is made.
 func TestServiceHostRefusals(t *testing.T) {
 	for _, c := range []struct{ name, text, words string }{

@@ -118,7 +118,7 @@ func TestArgumentsThatAreNone(t *testing.T) {
 	s.nothingMade()
 }
 
-// What changes something that must be there makes no folder for it either.
+// A command that changes something that must exist makes no data folder.
 func TestChangersMakeNoFolder(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "example.org")
@@ -157,7 +157,7 @@ func TestReadersMakeNoFolder(t *testing.T) {
 	}
 }
 
-// A host of the store is served from the command's return on, and its sessions end with it.
+// A host of the store is served when the command has returned, and its sessions end when it is deleted.
 func TestHostAddDel(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "example.org")
@@ -184,7 +184,7 @@ func TestHostAddDel(t *testing.T) {
 	p.login("example.net", "juliet", "x") // the account was kept
 }
 
-// Banned: no mechanism lets the account in, with the right password or a wrong one, and what is online ends.
+// Banned: no mechanism lets the account in, with the right password or a wrong one, and its sessions end.
 func TestAttackS23(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)

@@ -81,7 +81,7 @@ func getStatus(t *testing.T, c net.Conn, in *bufio.Reader) int {
 
 func alpn(p ...string) *tls.Config { return &tls.Config{InsecureSkipVerify: true, NextProtos: p} }
 
-// The http and https ports are the reactor's: what is asked there is answered by net/http, 404 so far,
+// The reactor opens the http and https ports; net/http answers the requests, with 404 so far,
 // and the ready line names them.
 func TestServeWeb(t *testing.T) {
 	at := startServer(t, "c2s = ['127.0.0.1:0']\nc2s_tls = []\nhttp = ['127.0.0.1:0']\nhttps = "+

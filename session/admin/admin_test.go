@@ -48,7 +48,7 @@ func TestCall(t *testing.T) {
 	}
 }
 
-// The socket is its owner's, in a folder of its owner's, and nothing else is taken for one.
+// The socket and its folder belong to the user of the server; anything else is refused.
 func TestAttackK107(t *testing.T) {
 	for _, c := range []struct {
 		name  string

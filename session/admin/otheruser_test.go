@@ -5,7 +5,7 @@ import (
 	"syscall"
 )
 
-// asOtherUser says text at the socket as another user, where this process may become one: on a thread of
+// asOtherUser sends text to the socket as another user, where this process may become one: on a thread of
 // its own, which ends with that user.
 func asOtherUser(path, text string) (got string, isOther bool) {
 	done := make(chan struct{})

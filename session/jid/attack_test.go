@@ -138,21 +138,21 @@ func TestAttackS15(t *testing.T) {
 	}
 }
 
-// Addresses chosen to meet in one cache, or in one slot, are spread elsewhere.
+// Addresses that collide in one cache, or have one partition, are spread in another cache.
 func TestAttackK50(t *testing.T) {
 	first, second := NewCache(), NewCache()
 	target, met := -1, 0
 	var raws [][]byte
 	for i := 0; met < 64; i++ {
 		raw := []byte("mallory" + itoa(i) + "@example.org")
-		if s := slotOf(first, raw); target < 0 || s == target {
+		if s := entryOf(first, raw); target < 0 || s == target {
 			target = s
 			raws, met = append(raws, raw), met+1
 		}
 	}
 	places := map[int]bool{}
 	for _, raw := range raws {
-		places[slotOf(second, raw)] = true
+		places[entryOf(second, raw)] = true
 	}
 	if len(places) < 48 {
 		t.Errorf("64 addresses that meet in one cache have %d places in another", len(places))
@@ -162,7 +162,7 @@ func TestAttackK50(t *testing.T) {
 	for i := 0; met < 64; i++ {
 		raw := []byte("mallory" + itoa(i) + "@example.org")
 		if mustParse(t, string(raw)).Partition() == 77 {
-			places[slotOf(first, raw)] = true
+			places[entryOf(first, raw)] = true
 			met++
 		}
 	}
@@ -171,8 +171,8 @@ func TestAttackK50(t *testing.T) {
 	}
 }
 
-// slotOf finds where c keeps raw.
-func slotOf(c *Cache, raw []byte) int {
+// entryOf returns the index of the entry in which c keeps raw.
+func entryOf(c *Cache, raw []byte) int {
 	for i := range c.entries {
 		c.entries[i] = cacheEntry{}
 	}
@@ -185,7 +185,7 @@ func slotOf(c *Cache, raw []byte) int {
 	return -1
 }
 
-// PRECIS and stringprep disagree about these; each has one canonical form, or none.
+// PRECIS and stringprep differ here; each address has one canonical form, or none.
 func TestAttackK51(t *testing.T) {
 	for _, c := range []struct{ in, want string }{ // want empty: refused
 		{"stra\u00dfe", "stra\u00dfe"},
@@ -229,7 +229,7 @@ func TestAttackK51(t *testing.T) {
 	}
 }
 
-// Preparation is a projection: what it gives, it leaves alone. And the tables have a version to be stored.
+// Preparation is idempotent. The tables have a version, which stores keep.
 func TestAttackK53(t *testing.T) {
 	if UnicodeVersion < "15" {
 		t.Errorf("Unicode %s", UnicodeVersion)
@@ -279,7 +279,7 @@ func TestAttackK54(t *testing.T) {
 	}
 }
 
-// Slot is FNV-1a of the standard library, finished as documented.
+// Partition is FNV-1a of the standard library, finished as documented.
 func TestSlotFormula(t *testing.T) {
 	for _, in := range []string{"a@b", "juliet@example.com/x", "b\u00fccher.example"} {
 		j := mustParse(t, in)

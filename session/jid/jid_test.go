@@ -96,7 +96,7 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
-// The parts that hold separators are only told apart by where the separators are.
+// Only the places of the separators tell parts with separators apart.
 func TestDistinct(t *testing.T) {
 	seen := map[JID]string{}
 	for _, in := range []string{"b", "a@b", "a@b/c", "b/c", "b/a@b", "b/a@b/c", "a@b/c/d", "a@b/@", "b/@"} {
@@ -117,7 +117,7 @@ func TestSize(t *testing.T) {
 	}
 }
 
-// Slot is frozen: account ids in stores hold it. A change here loses every account of every server.
+// Partition is frozen: stored ids contain it. A change here loses every account of every server.
 func TestSlotGolden(t *testing.T) {
 	for _, c := range []struct {
 		in   string

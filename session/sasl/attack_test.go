@@ -123,7 +123,7 @@ func TestAttackS03(t *testing.T) {
 	}
 }
 
-// What was not offered is not accepted.
+// A mechanism that was not offered is not accepted.
 func TestAttackS04(t *testing.T) {
 	users := map[string]Credentials{"a": {Keys: keysOf(t, "pw")}}
 	full := offer(t, "SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN")
@@ -176,7 +176,7 @@ func TestAttackS05(t *testing.T) {
 	}
 }
 
-// SCRAM takes its messages as they must be, and nothing else.
+// SCRAM accepts only messages that follow RFC 5802.
 func TestAttackS07(t *testing.T) {
 	users := map[string]Credentials{"a": {Keys: keysOf(t, "pw")}}
 	big := strings.Repeat("x", 1<<20)
@@ -534,7 +534,7 @@ func c2(b ChannelBinding) *Client {
 		Rand: rand.Reader}
 }
 
-// A secret leaves by no way of printing.
+// No way of printing shows a secret.
 func TestAttackH12(t *testing.T) {
 	const word = "hunter2"
 	s := SecretString(word)
@@ -592,7 +592,7 @@ func TestAttackH12(t *testing.T) {
 	}
 }
 
-// A server that does not know the password, or makes the client work, is found out.
+// A client refuses a server that does not know the password, or that asks for too much work.
 func TestClientChecksServer(t *testing.T) {
 	for name, edit := range map[string]func(first string) string{
 		"other nonce":           func(f string) string { return "r=other" + f[2:] },

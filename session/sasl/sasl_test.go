@@ -48,7 +48,7 @@ func config(t testing.TB, b ChannelBinding) *Config {
 var binding = ChannelBinding{Exporter: bytes.Repeat([]byte("e"), 32), EndPoint: bytes.Repeat([]byte("p"), 32),
 	Unique: []byte("finished"), TLS13: true}
 
-// answer plays the caller of an exchange: users in a map, workers at once.
+// answer is the caller of an exchange: it has users in a map, and runs work at once.
 func answer(x *Exchange, s Step, users map[string]Credentials) Step {
 	for {
 		switch s.Kind {
@@ -63,7 +63,7 @@ func answer(x *Exchange, s Step, users map[string]Credentials) Step {
 	}
 }
 
-// login runs both halves to the end.
+// login runs both sides to the end.
 func login(c *Client, cfg *Config, users map[string]Credentials) (Step, error) {
 	x := NewExchange(cfg)
 	text, err := c.Start()
@@ -186,7 +186,7 @@ func TestVectors(t *testing.T) {
 	}
 }
 
-// foundWithNonce is Found with a server nonce that is given.
+// foundWithNonce is UserFound with a server nonce that is given.
 func foundWithNonce(x *Exchange, a Credentials, server, client string) Step {
 	x.nonce = client
 	x.cfg = &Config{Rand: bytes.NewReader(make([]byte, nonceBytes)), FakeKey: fakeKey}
@@ -300,7 +300,7 @@ func FuzzDecodeKeys(f *testing.F) {
 	})
 }
 
-// The server's part of a login with SCRAM-SHA-1, the client's apart.
+// The cost of the server's side of a login with SCRAM-SHA-1, without the client's.
 func BenchmarkExchange(b *testing.B) {
 	enc := keysOf(b, "pencil").Encode()
 	pw, cfg := SecretString("pencil"), config(b, ChannelBinding{})
@@ -332,7 +332,7 @@ func BenchmarkExchange(b *testing.B) {
 }
 
 // A list that names no -PLUS form brings those of its SCRAM mechanisms; one that names a -PLUS form is
-// all there is.
+// complete.
 func TestNewOffer(t *testing.T) {
 	for list, want := range map[string]string{
 		"PLAIN":                            "PLAIN",

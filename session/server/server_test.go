@@ -13,7 +13,7 @@ import (
 	"canto/session/store"
 )
 
-// zeros are randomness that is none.
+// zeros is a source of randomness that returns zeros.
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }

@@ -51,7 +51,7 @@ func TestParts(t *testing.T) {
 	}
 }
 
-// A burst fills the millisecond and runs ahead; a clock that goes back does not matter.
+// A burst fills the millisecond and runs ahead of the clock. Ids grow although the clock goes back.
 func TestGrows(t *testing.T) {
 	l := NewLease(0)
 	l.Extend(l.Next(t0, time.Hour))
@@ -73,7 +73,7 @@ func TestGrows(t *testing.T) {
 	}
 }
 
-// What a run may have given is below the floor of the next.
+// Ids that a run may have given are below the floor of the next run.
 func TestLease(t *testing.T) {
 	l := NewLease(0)
 	g := NewGenerator(l, 0)

@@ -642,7 +642,7 @@ func TestAttackK106(t *testing.T) {
 	})
 }
 
-// Two programs on one store, and one that is older or newer than what it finds.
+// Two programs on one store, and a program that is older or newer than the store.
 func TestAttackK110(t *testing.T) {
 	t.Run("same process", func(t *testing.T) {
 		fs := NewMemFS()

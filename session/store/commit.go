@@ -500,8 +500,8 @@ func (c *committer) close() {
 // the queue is empty. The inner loop commits one group after another until the queue is empty:
 //
 //  1. If the last group began less than Options.BatchDelay ago, gather: wait for the rest of that
-//     time, or until the queue fills a group, or until the store stops. So a busy store syncs once in
-//     BatchDelay, and an idle store syncs the first batch at once.
+//     time, or until the queue fills a group, or until the store stops. So a busy store syncs once
+//     in BatchDelay, and an idle store syncs the first batch at once.
 //  2. Take a group off the queue; go back to sleep if there is none.
 //  3. commitGroup writes and settles it.
 //

@@ -97,13 +97,13 @@ func (p *pair) environment(home string) []string {
 		"LC_ALL=C.UTF-8")
 }
 
-// patience is how long a client may take.
-const patience = time.Minute
+// waitTimeout is how long a client may take.
+const waitTimeout = time.Minute
 
 // run runs a client; its last line is "ok".
 func (p *pair) run(name string, args ...string) {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), waitTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = p.environment(p.t.TempDir())
@@ -256,7 +256,7 @@ func goClients(t *testing.T) string {
 
 // One process listens, the other one sends.
 func goSendxmpp(p *pair) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), waitTimeout)
 	defer cancel()
 	command := func(u user, args ...string) *exec.Cmd {
 		args = append([]string{"-j", "localhost:" + p.port(), "-u", u.address, "-p", u.password}, args...)
@@ -339,7 +339,7 @@ func (x *terminal) tmux(args ...string) string {
 // wait waits for a text on the screen.
 func (x *terminal) wait(text string) {
 	x.p.t.Helper()
-	for end := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(waitTimeout); ; time.Sleep(100 * time.Millisecond) {
 		s := x.tmux("capture-pane", "-p", "-t", "p")
 		if strings.Contains(s, text) {
 			return

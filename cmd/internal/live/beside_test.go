@@ -75,11 +75,11 @@ func (s *server) chat() *pair {
 	return p
 }
 
-// chats waits until so many more messages have arrived.
+// chats waits until that many more messages have arrived.
 func (p *pair) chats(t *testing.T, more int64, during string) {
 	t.Helper()
 	want := p.seen.Load() + more
-	for end := time.Now().Add(patience); p.seen.Load() < want; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(waitTimeout); p.seen.Load() < want; time.Sleep(5 * time.Millisecond) {
 		if err := p.err.Load(); err != nil || time.Now().After(end) {
 			t.Fatalf("%s: %d of %d messages arrived in order: %v", during, p.seen.Load(), want, err)
 		}
@@ -90,7 +90,7 @@ func (p *pair) chats(t *testing.T, more int64, during string) {
 func (p *pair) settled(t *testing.T, during string) {
 	t.Helper()
 	want := p.sent.Load()
-	for end := time.Now().Add(patience); p.seen.Load() < want; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(waitTimeout); p.seen.Load() < want; time.Sleep(5 * time.Millisecond) {
 		if err := p.err.Load(); err != nil || time.Now().After(end) {
 			t.Fatalf("%s: %d of %d messages arrived in order: %v", during, p.seen.Load(), want, err)
 		}
@@ -141,7 +141,7 @@ func (k *keeper) peek() string {
 	return got
 }
 
-// hostile is what an attacker's connection may do without the test failing: it is thrown out.
+// A hostile is an attacker's connection. The server may close it at any time without failing the test.
 type hostile struct{ net.Conn }
 
 func (s *server) stranger() (hostile, error) {
@@ -165,7 +165,7 @@ func (s *server) tell(text string) string {
 	return string(b)
 }
 
-// enter is a session of mallory's.
+// enter logs mallory in.
 func (s *server) enter(resource string) (hostile, error) {
 	h, err := s.stranger()
 	if err != nil {
@@ -239,7 +239,7 @@ func inside(name, text, want string) attack {
 	}}
 }
 
-// stream is a session that goes on writing text until the end, and reads or does not.
+// stream is a session that writes text until the end; it reads, or does not.
 func stream(name, text string, reads bool, end string) attack {
 	return attack{name, func(s *server, who int, stop <-chan struct{}) error {
 		h, err := s.enter(fmt.Sprint("m", who))
@@ -272,7 +272,7 @@ func stream(name, text string, reads bool, end string) attack {
 	}}
 }
 
-// crowd holds n connections that have said text, and nothing more.
+// crowd holds n connections that have sent text and nothing more.
 func crowd(name string, n int, text string) attack {
 	return attack{name, func(s *server, _ int, stop <-chan struct{}) error {
 		var held []hostile
@@ -477,7 +477,7 @@ func TestBeside(t *testing.T) {
 		n[`canto_panics_total{where="handler"}`] > 0 {
 		t.Errorf("panics: %v %s", n, &s.Err)
 	}
-	for end := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(waitTimeout); ; time.Sleep(100 * time.Millisecond) {
 		n := s.metrics("canto_waiting_bytes")
 		if len(n) == 2 && n[`canto_waiting_bytes{where="outbox"}`]+n[`canto_waiting_bytes{where="parked"}`] == 0 {
 			break
@@ -563,7 +563,7 @@ func (s *server) state() string {
 	return b.String()
 }
 
-// turns counts those of all loops that took longer than 16.384, 32.768 and 131.072 ms.
+// turns counts the turns of all loops that took longer than 16.384, 32.768 and 131.072 ms.
 type turns [3]int
 
 func (s *server) turns() (n turns) {
@@ -606,5 +606,5 @@ func listen(stop <-chan struct{}) <-chan time.Duration {
 	return worst
 }
 
-// tail is the end of s, for messages.
+// tail returns the end of s, for messages.
 func tail(s string) string { return s[max(0, len(s)-1000):] }

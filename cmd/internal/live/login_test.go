@@ -259,7 +259,7 @@ func TestBindingFailures(t *testing.T) {
 	}
 }
 
-// `[host] sasl` names -PLUS forms one by one: a list with one of them is all there is
+// `[host] sasl` names -PLUS forms one by one: a list with one of them is complete
 // (docs/configuration.md).
 func TestPlusByName(t *testing.T) {
 	for list, want := range map[string]string{

@@ -80,7 +80,7 @@ func (s *server) metrics(name string) map[string]float64 {
 
 // debug is a page of the server's debug port. Any goroutine.
 func (s *server) debug(path string) (string, error) {
-	c := http.Client{Timeout: patience}
+	c := http.Client{Timeout: waitTimeout}
 	resp, err := c.Get("http://" + s.Debug + path)
 	if err != nil {
 		return "", err
@@ -90,8 +90,8 @@ func (s *server) debug(path string) (string, error) {
 	return string(b), err
 }
 
-// patience is how long a test waits for what must come.
-const patience = 30 * time.Second
+// waitTimeout is how long a test waits for something that must happen.
+const waitTimeout = 30 * time.Second
 
 // A client is one blocking connection.
 type client struct {
@@ -103,7 +103,7 @@ type client struct {
 
 func (s *server) dial(addr string) *client {
 	s.t.Helper()
-	nc, err := net.DialTimeout("tcp", addr, patience)
+	nc, err := net.DialTimeout("tcp", addr, waitTimeout)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -132,7 +132,7 @@ func (c *client) until(ends ...string) string {
 }
 
 func (c *client) read(ends ...string) (string, error) {
-	c.nc.SetReadDeadline(time.Now().Add(patience))
+	c.nc.SetReadDeadline(time.Now().Add(waitTimeout))
 	b := make([]byte, 64<<10)
 	for {
 		for _, end := range ends {
@@ -175,7 +175,7 @@ func (c *client) open() string {
 func (c *client) secure(cfg *tls.Config) {
 	c.t.Helper()
 	tc := tls.Client(c.nc, cfg)
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), waitTimeout)
 	defer cancel()
 	if err := tc.HandshakeContext(ctx); err != nil {
 		c.t.Fatal(err)
