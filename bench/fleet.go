@@ -23,18 +23,20 @@ import (
 // A Fleet is the clients of one process, with event loops of their own: all clients of a run, or a
 // [Assignment] of them.
 //
-// A client belongs to one loop, and its state is touched there. One goroutine at a time runs phases
-// ([Fleet.Phase]), and starts pacers, which post operations to the loops. Each loop counts in
-// tallies of its own; [Fleet.Collect] reads and clears them. Methods are for the goroutine that
-// runs the phases, where their comments do not say otherwise.
+// A client belongs to one event loop, and its state is touched there. One goroutine at a time runs phases
+// ([Fleet.Phase]), and starts pacers, which post operations to the loops. An action in a phase, and the
+// logins of a phase, are a step, by whose id operations are counted. Each loop counts in tallies of its own;
+// [Fleet.Collect] reads and clears them. Methods are for the goroutine that runs the phases, where their
+// comments do not say otherwise.
 //
-// NewFleet makes a Fleet, and Close ends it.
+// NewFleet makes a Fleet, and Close ends it. A function that is posted to a loop which has ended is dropped:
+// loops end by Close, after the last phase.
 type Fleet struct {
 	target    Target            // the server, after Target.Check
 	sc        *Scenario         // the scenario, after Scenario.Check
 	steps     []step            // all steps of the scenario, in the order of their ids; see plan
 	firstStep []uint16          // the id of the first step of each phase, and one more at the end
-	run       uint32            // a random number that the stanza ids of this run have
+	run       uint32            // a random number, in the ids of the stanzas that are measured: see traceID
 	tls       *tls.Config       // shared by all clients; nil: no TLS
 	limits    xmlstream.LimitID // of the clients' parsers
 
@@ -44,12 +46,12 @@ type Fleet struct {
 	// by index. It is filled by NewFleet and does not change: any goroutine may read it.
 	clients map[uint32]*client
 
-	saltedKeys    sync.Map     // sasl.Mechanism to sasl.SaltedPassword: the key of the last login
+	saltedKeys    sync.Map     // the derived key of the last login, by sasl.Mechanism: accounts often share it
 	sessions      atomic.Int64 // clients that are online
 	disconnecting atomic.Int64 // clients whose connection disconnect is closing
 	fastTokens    atomic.Int64 // FAST tokens that the server has issued
 	resumedTLS    atomic.Int64 // TLS handshakes that resumed a session
-	featuresSeen  atomic.Int32 // 2 when noteFeatures has seen the features after authentication
+	featuresSeen  atomic.Int32 // 1: noteFeatures has seen the features before authentication; 2: and after it
 	needsSession  atomic.Bool  // the server wants a session request after bind (RFC 3921)
 	mechanism     atomic.Value // string: of the last login
 	cipher        atomic.Value // string: TLS version and cipher suite of the first handshake
@@ -58,12 +60,13 @@ type Fleet struct {
 	serverFeatures map[string]bool                   // by the names that scenarios use: "sm", "sasl2"
 	awaitedIQs     map[string]chan xmlstream.Element // by the id of the request; see queryIQ
 
-	windows      []*window                // by step; nil where the step has no closed loop in this phase
-	notified     chan struct{}            // of one place: wakes the goroutine of the phase; see notify
-	inFlight     atomic.Pointer[inFlight] // of the phase that runs now
-	failures     atomic.Int64             // logins, joins and subscriptions of this phase that failed
-	firstFailure atomic.Pointer[Failure]  // of the logins of this phase
-	done         chan error               // has the error of the reactor when it has ended
+	// of closed loops (pace.go), by step; set before their phase's actions start
+	windows      []*window
+	notified     chan struct{}            // wakes the goroutine of the phase; capacity 1; see notify
+	inFlight     atomic.Pointer[inFlight] // the bound of the phase that runs now
+	failures     atomic.Int64             // logins, joins and subscriptions that failed since the phase began
+	firstFailure atomic.Pointer[Failure]  // of the logins since the phase began
+	done         chan error               // receives the error of the reactor when it has stopped
 	stop         context.CancelFunc       // ends the reactor
 }
 
@@ -106,7 +109,7 @@ func (ls *loopState) tally(id uint16) *tally {
 const maxFailureKinds = 50
 
 // countFailure counts a failure by its text. Beyond maxFailureKinds all new kinds are counted as
-// one.
+// "other failures", which takes the place of the last kind.
 func (ls *loopState) countFailure(r Failure) {
 	for i := range ls.failures {
 		if ls.failures[i].What == r.What {
@@ -126,11 +129,12 @@ func (ls *loopState) countFailure(r Failure) {
 	ls.failures = append(ls.failures, r.counted(1))
 }
 
-// An Assignment is the part of the clients that one worker process has. All workers of a run
-// together have every client once.
+// An Assignment is the part of the clients that one worker process has. Together the workers of a run
+// cover every client exactly once: workers for groups with [Group.Apart] are numbered by themselves.
 type Assignment struct {
-	Worker, Workers int         // the number of this worker, from 0, and how many there are
-	Groups          GroupFilter `json:"Apart"` // the groups that it has clients of
+	Worker, Workers int // the number of this worker, from 0, and how many there are
+	// the groups that it has clients of; the key is that of older agents
+	Groups GroupFilter `json:"Apart"`
 }
 
 // A GroupFilter selects groups by [Group.Apart]: those groups get a worker process of their own.
@@ -142,7 +146,7 @@ const (
 	OtherGroups                    // the groups without Apart
 )
 
-// rangeOfGroup is the range [from, to) of g's clients that the worker has.
+// rangeOfGroup returns the range [from, to) of g's clients that the worker has.
 func (p Assignment) rangeOfGroup(g *Group) (from, to int) {
 	if p.Groups == ApartGroups && !g.Apart || p.Groups == OtherGroups && g.Apart {
 		return 0, 0
@@ -150,8 +154,8 @@ func (p Assignment) rangeOfGroup(g *Group) (from, to int) {
 	return p.rangeOf(g.Count)
 }
 
-// rangeOf is the range [from, to) of n clients that the worker has. Its limits are even, so that
-// the two clients of a pair are in one process.
+// rangeOf returns the range [from, to) of n clients that the worker has. Its limits are even (but for n,
+// the end of the last one), so that the two clients of a pair are in one process.
 func (p Assignment) rangeOf(n int) (from, to int) {
 	cut := func(k int) int {
 		if k == p.Workers {
@@ -163,11 +167,11 @@ func (p Assignment) rangeOf(n int) (from, to int) {
 }
 
 // NewFleet starts the event loops and makes the clients. It opens no connection. run is the same
-// number in all workers of a run. An error is about the target or the certificate, and then nothing
-// runs.
+// number in all workers of a run. With an error nothing runs: the target or a certificate is wrong, or the
+// event loops can't be started.
 //
-// Its steps: it checks the target and makes the TLS configuration; it numbers the scenario's steps;
-// it starts a reactor, whose limits are so high that they never act on the fleet itself; it makes
+// First it checks the target and makes the TLS configuration. It numbers the scenario's steps. It starts a
+// reactor, with limits that are to hold back a server's peers and not the fleet. It makes
 // the clients of its part of each group. The two clients of a pair go to neighbouring loops: on one
 // loop every message between them would be written and read in the same turn, which is faster than
 // between clients of different machines.
@@ -274,7 +278,7 @@ func (f *Fleet) actionStep(k, j int) uint16 {
 	return f.firstStep[k+1] - uint16(len(f.sc.Phases[k].Do)) + uint16(j)
 }
 
-// members are this process's clients of the named groups.
+// members returns this process's clients of the named groups.
 func (f *Fleet) members(names ...string) (list []*client) {
 	for _, n := range names {
 		for _, g := range f.groups {
@@ -286,11 +290,12 @@ func (f *Fleet) members(names ...string) (list []*client) {
 	return list
 }
 
-// Bound is how many clients are online. Any goroutine may call it.
+// Bound returns how many clients are online: their resource is bound. Any goroutine may call it.
 func (f *Fleet) Bound() int { return int(f.sessions.Load()) }
 
-// scratch is the empty buffer of c's loop, for one stanza. It may be called on that loop only, and
-// the next call returns the same memory.
+// scratch returns the empty buffer of c's loop, for one stanza, which the connection copies. A stanza that is
+// longer than the buffer is allocated. It may be called on that loop only, and the next call returns the same
+// memory.
 func (f *Fleet) scratch(c *client) []byte { return f.loops[c.loop].buf[:0] }
 
 // notify wakes the goroutine of the phase: a login, a join, a subscription or a connection has
@@ -313,8 +318,9 @@ func (f *Fleet) awaitNotify(ctx context.Context) bool {
 	}
 }
 
-// dial begins a login of c, as a step, which was due at intended. Any goroutine may call it while c
-// has no connection and no login.
+// dial begins a login of c, which is counted in the given step and was due at intended. Any goroutine may
+// call it while c has no connection and no login: before its first login, and after notify has said that
+// c is offline.
 func (f *Fleet) dial(c *client, step uint16, intended int64) {
 	f.loops[c.loop].loop.Post(f.dialFunc(c, step, intended))
 }
@@ -338,9 +344,10 @@ func (f *Fleet) dialAll(list []*client, step uint16, intended int64) {
 	}
 }
 
-// dialFunc returns the function that begins a login; it is to be run on c's loop. It counts the
-// login as begun, and dials. handler goes on when the connection is open; loginFailed ends the
-// login if it can't be opened.
+// dialFunc returns the function that begins a login; run it on c's loop. It counts the login as begun,
+// forgets the sequence numbers that c has received in earlier phases, and dials. handler takes over when
+// the connection is open; loginFailed ends the login if it can't be opened. The last argument of Dial is
+// called for a connection that was not opened.
 func (f *Fleet) dialFunc(c *client, step uint16, intended int64) func() {
 	ls := f.loops[c.loop]
 	return func() {
@@ -372,8 +379,8 @@ func (f *Fleet) dialFunc(c *client, step uint16, intended int64) func() {
 	}
 }
 
-// loginFailed ends a login that does not succeed: it is counted as failed, and has no latency. It
-// may be called on c's loop, also when the login has ended already.
+// loginFailed ends a failed login: it is counted, and has no latency. It may be called on c's loop, also
+// when the login has ended already.
 func (f *Fleet) loginFailed(c *client, err error) {
 	l := c.login
 	if l == nil {
@@ -414,26 +421,26 @@ func (f *Fleet) markOffline(c *client) {
 	f.notify()
 }
 
-// disconnected counts a connection that disconnect has closed. It is called on the client's loop
-// when the connection has ended.
+// disconnected takes a connection that disconnect has closed out of the count disconnecting. It is called
+// on the client's loop when the connection has ended.
 func (f *Fleet) disconnected(*client) {
 	f.disconnecting.Add(-1)
 	f.notify()
 }
 
-// An inFlight bounds how many operations of a phase are in flight: an operation takes a place
-// before it begins, and gives it back when it ends. With no places there is no bound, and nothing
-// to give back.
+// An inFlight bounds how many operations of a phase are in flight. The channel has an element for each: an
+// operation that begins sends one, which blocks at the bound, and releaseInFlight receives one. Capacity 0
+// means no bound: then operations do not send.
 type inFlight struct{ places chan struct{} }
 
-// limitInFlight begins a phase with n free places; 0 is no bound.
+// limitInFlight bounds the operations in flight of the phase that begins; 0 is no bound.
 func (f *Fleet) limitInFlight(n int) *inFlight {
 	s := &inFlight{make(chan struct{}, n)}
 	f.inFlight.Store(s)
 	return s
 }
 
-// releaseInFlight gives a place back. It is called on any loop. Without a bound it does nothing.
+// releaseInFlight counts an operation as ended. It is called on any loop. Without a bound it does nothing.
 func (f *Fleet) releaseInFlight() {
 	if limit := f.inFlight.Load(); limit != nil {
 		select {
@@ -453,8 +460,9 @@ func (f *Fleet) noteTLS(st *tls.ConnectionState) {
 	}
 }
 
-// disconnect closes c's connection. If gentle is true, it first ends the stream. It may be called
-// on c's loop. handler.OnClose counts the end in disconnecting.
+// disconnect closes c's connection, if it has one. If gentle is true, it first ends the stream. It may be
+// called on c's loop, once a connection. disconnecting counts it until handler.OnClose calls
+// disconnected.
 func (f *Fleet) disconnect(c *client, gentle bool) {
 	if c.conn == nil {
 		return
@@ -499,8 +507,8 @@ func (f *Fleet) onLoops(list []*client, do func(ls *loopState, c *client)) {
 // Collect returns all that was counted since the last call, and clears it. Any goroutine may call
 // it, one at a time.
 //
-// On each loop it adds the tallies and failures to the result, and clears them. It also measures
-// how late its own function runs there.
+// On each loop it adds the tallies and failures to the result, and clears them; the loops do so one after
+// another. It also measures how late its own function runs there, which includes the wait for the others.
 func (f *Fleet) Collect() *Counts {
 	k := &Counts{Steps: make(map[uint16]*tally), Lag: result.NewHistogram()}
 	var mu sync.Mutex
@@ -539,8 +547,8 @@ func (f *Fleet) Collect() *Counts {
 	return k
 }
 
-// measureLag measures, until ctx ends, how late the loops run a function that is posted to them:
-// the delay that each operation of the fleet may have, too.
+// measureLag measures, until ctx ends, how late the loops run a function that is posted to them: a delay
+// that also affects every operation. It has a goroutine of its own, which [Run] starts.
 func (f *Fleet) measureLag(ctx context.Context) {
 	t := time.NewTicker(20 * time.Millisecond)
 	defer t.Stop()
@@ -576,9 +584,10 @@ func (f *Fleet) Info() Info {
 // errNoAnswer is the error of a query that the server does not answer.
 var errNoAnswer = errors.New("no answer in 10 s")
 
-// queryIQ sends an IQ request of a client that is online, and waits up to 10 s for the answer.
-// payload is XML. Any goroutine but a loop's may call it. The element that it returns is a copy. An
-// error answer is a [Failure].
+// queryIQ sends an IQ request of a client that is online, and waits for the answer, up to 10 s or until
+// ctx ends. payload is XML. It must not be called on a loop. The element that it returns is a copy. An
+// error answer is a [Failure], and the element is returned with it. It is for the few queries of a run:
+// their entries in awaitedIQs stay, so that ids are never used twice.
 func (f *Fleet) queryIQ(ctx context.Context, c *client, kind, to, payload string) (xmlstream.Element, error) {
 	f.mu.Lock()
 	id := fmt.Sprintf("ask%d", len(f.awaitedIQs)+1)
@@ -598,7 +607,7 @@ func (f *Fleet) queryIQ(ctx context.Context, c *client, kind, to, payload string
 	select {
 	case e := <-ch:
 		if t, _ := e.Attr(stanza.AttrType); string(t) == "error" {
-			return e, stanzaFailure("a question", e)
+			return e, stanzaFailure("a query", e)
 		}
 		return e, nil
 	case <-ctx.Done():

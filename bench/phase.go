@@ -14,14 +14,17 @@ import (
 	"canto/xmlstream"
 )
 
-// Phase runs this process's part of the k-th phase of the scenario. It is for one goroutine at a
-// time.
+// This file runs the phases of a scenario in one process. In an open loop operations begin at the times of a
+// schedule; in a closed loop a fixed number of them is in flight (pace.go).
+
+// Phase runs this process's part of the k-th phase of the scenario; part says which part of each group's
+// clients the process has. It is for one goroutine at a time.
 //
 // It returns when the part is done: all logins have succeeded or failed, all joins or subscriptions
-// are answered, or the length of a hold is over. Operations that are in flight then are not waited
-// for: the coordinator goes on collecting for [Phase.Grace]. The error is that of ctx if it was
-// cancelled, or says why the phase could not be done; the end of the phase's length is no error by
-// itself.
+// are answered, or the length of a hold or settle is over. It does not wait for operations of a hold that are
+// in flight then: the coordinator goes on collecting for the scenario's Phase.Grace. The error is that of ctx
+// if it was cancelled, or says why the phase could not be done. The end of the phase's length is an error for
+// logins, joins and subscriptions, which should have ended by then, and not for the other kinds.
 func (f *Fleet) Phase(ctx context.Context, k int, part Assignment) error {
 	p := &f.sc.Phases[k]
 	list := f.members(p.Group...)
@@ -42,7 +45,7 @@ func (f *Fleet) Phase(ctx context.Context, k int, part Assignment) error {
 	case Hold:
 		return f.runActions(ctx, k, start, time.Duration(p.Length), part)
 	case Settle:
-		debug.FreeOSMemory() // of this process, which a ramp has made grow
+		debug.FreeOSMemory() // of this process, whose heap a ramp has grown
 		<-ctx.Done()
 		return contextError(ctx)
 	case Befriend:
@@ -53,7 +56,7 @@ func (f *Fleet) Phase(ctx context.Context, k int, part Assignment) error {
 	return f.drain(ctx, list)
 }
 
-// contextError is the error of ctx, or nil if ctx only ran out of time: that is how phases end.
+// contextError returns the error of ctx, or nil if ctx only ran out of time, as a phase of kind hold does.
 func contextError(ctx context.Context) error {
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return nil
@@ -61,13 +64,14 @@ func contextError(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// runActions runs the actions of phase k side by side until ctx ends, and returns the first error.
-// start is the beginning of the phase on the monotonic clock, and length is how long open loops
-// have operations due.
+// runActions runs the actions of phase k concurrently until ctx ends, and returns the first error.
+// start is the beginning of the phase on the monotonic clock; open loops schedule operations for length
+// after it.
 //
-// Its steps: it makes the windows of closed loops; it resets the sequence numbers of all senders,
-// since receivers count from 0 in each step; it starts a goroutine for each action; it waits for
-// ctx, and then for the goroutines. An action that fails cancels the others.
+// First it makes the windows of closed loops. It resets the sequence numbers of all senders and waits
+// until that is done, since receivers count from 0 in each step (the operations of an action in a phase).
+// It starts a goroutine for each action. It waits for ctx, also if all actions have ended before, and
+// then for the goroutines. An action that fails cancels the others.
 func (f *Fleet) runActions(ctx context.Context, k int, start int64, length time.Duration,
 	part Assignment) error {
 	p := &f.sc.Phases[k]
@@ -104,9 +108,11 @@ func (f *Fleet) runActions(ctx context.Context, k int, start int64, length time.
 	}
 }
 
-// ramp logs in the clients of list that are not online, in this process's part of the phase's rate
-// (open loop), or with its part of InFlight logins at a time (closed loop). It returns when all
-// logins have ended; see awaitLogins. It stops early when too many have failed.
+// ramp logs in the clients of list that are not online, at this process's part of the phase's rate (open
+// loop), or with its part of InFlight logins at a time (closed loop). The process's part is its share of
+// all clients of the groups. ramp returns when all logins have ended; see awaitLogins. It stops early
+// when too many have failed. A schedule that ends before list leaves logins that never begin: awaitLogins
+// says so.
 func (f *Fleet) ramp(ctx context.Context, k int, list []*client, start int64, part Assignment) error {
 	p := &f.sc.Phases[k]
 	id := f.firstStep[k]
@@ -155,13 +161,14 @@ func (f *Fleet) ramp(ctx context.Context, k int, list []*client, start int64, pa
 	return f.awaitLogins(ctx, before, goal)
 }
 
-// tooManyFailures reports whether so many logins have failed that the phase can't succeed any more.
-// awaitLogins accepts a twentieth of them; ten more are the margin for small numbers.
+// tooManyFailures reports whether so many logins have failed that going on is pointless: ten, and a
+// twentieth of them. awaitLogins, which decides at the end, accepts a twentieth; the ten let a small
+// phase run to its end.
 func (f *Fleet) tooManyFailures(of int) bool { return f.failures.Load() > int64(10+of/20) }
 
-// awaitLogins waits until goal logins have ended, in addition to the before sessions that there
-// were. Failures of up to a twentieth of them are only counted. More are an error, and so is the
-// end of the phase's length.
+// awaitLogins waits until goal logins have ended. before is how many sessions existed before the first of
+// them. Up to a twentieth of them may fail, which is only counted. More failures are an error, and so is
+// the end of the phase's length.
 func (f *Fleet) awaitLogins(ctx context.Context, before, goal int64) error {
 	for f.sessions.Load()-before+f.failures.Load() < goal {
 		if f.tooManyFailures(int(goal)) {
@@ -184,9 +191,10 @@ func (f *Fleet) awaitLogins(ctx context.Context, before, goal int64) error {
 // storm closes the connections of a share of list at once and logs the clients in again at once, as
 // after a failure of the network. The actions of the phase run meanwhile.
 //
-// Its steps: it starts the actions and gives them a second; it disconnects the clients that are
-// online, and waits until their connections are closed; it dials them all, as of the moment at
-// which they were disconnected; it waits for the logins, and ends the actions.
+// First it starts the actions and gives them a second. It disconnects the first part of list, Share of
+// it, those that are online, and waits until their connections are closed. It dials them all without a
+// bound; their latency is timed from the moment of the disconnection. It waits for the logins, and ends
+// the actions.
 func (f *Fleet) storm(ctx context.Context, k int, list []*client, start int64, part Assignment) error {
 	p := &f.sc.Phases[k]
 	id := f.firstStep[k]
@@ -223,7 +231,7 @@ func (f *Fleet) storm(ctx context.Context, k int, list []*client, start int64, p
 	return err
 }
 
-// drain ends the streams of list, and waits until the connections are closed.
+// drain ends the streams of list, and waits until no connection is being closed, or the length is over.
 func (f *Fleet) drain(ctx context.Context, list []*client) error {
 	f.onLoops(list, func(_ *loopState, c *client) { f.disconnect(c, true) })
 	for f.disconnecting.Load() > 0 {
@@ -234,9 +242,9 @@ func (f *Fleet) drain(ctx context.Context, list []*client) error {
 	return nil
 }
 
-// completePending ends the join or subscription of c that waits for an answer from address to, if
-// there is one, and reports whether there was. ok says whether it has succeeded; if not, why is
-// counted. It is called on c's loop.
+// completePending ends the join or subscription of c that waits for an answer from the bare address to,
+// if there is one, and reports whether there was. ok says whether it succeeded; if not, why is counted.
+// The latency ends when the loop read the answer. It is called on c's loop.
 func (f *Fleet) completePending(ls *loopState, c *client, to []byte, ok bool, why Failure) (waited bool) {
 	for i, w := range c.pending {
 		if w.to != string(to) {
@@ -293,7 +301,8 @@ func (f *Fleet) befriend(ctx context.Context, k int, list []*client) error {
 		n := min(p.Stars, len(list))
 		others := list[n:]
 		if len(others) < p.Friends {
-			return Failure{fmt.Sprintf("a star can't have %d friends of %d clients", p.Friends, len(others)),
+			return Failure{fmt.Sprintf("a star needs %d friends, and there are %d other clients", p.Friends,
+				len(others)),
 				"more clients, or fewer processes"}
 		}
 		for i, star := range list[:n] {
@@ -324,9 +333,9 @@ func (f *Fleet) befriend(ctx context.Context, k int, list []*client) error {
 }
 
 // request sends a join or a subscription of c, and w describes it. stanza appends the stanza to the
-// buffer that it is given, on c's loop. Before that, request waits for a place in flight. The
-// answer goes to completePending. A client that is not online is counted as a failure. The error is
-// that of ctx. request is for the goroutine of the phase.
+// buffer that it is given, on c's loop. Before that, request waits for a place in flight. The answer goes
+// to completePending. A client that is not online counts as a failure without a reason. The error is that
+// of ctx. request is for the goroutine of the phase, which has set a bound of at least 1 (limitInFlight).
 func (f *Fleet) request(ctx context.Context, c *client, w pendingRequest,
 	stanza func(b []byte) []byte) error {
 	select {
@@ -354,9 +363,8 @@ func (f *Fleet) request(ctx context.Context, c *client, w pendingRequest,
 	return nil
 }
 
-// awaitNoneInFlight waits until no operation of the phase is in flight. what names the operations
-// in the error, which is that the phase's length is over. Failed ones are counted with their
-// reasons, and are no error here.
+// awaitNoneInFlight waits until no operation of the phase is in flight. what names the operations in the
+// error, which says that the phase's length is over. Failed ones are counted, and are not an error here.
 func (f *Fleet) awaitNoneInFlight(ctx context.Context, what string) error {
 	limit := f.inFlight.Load()
 	for len(limit.places) > 0 {
@@ -364,17 +372,17 @@ func (f *Fleet) awaitNoneInFlight(ctx context.Context, what string) error {
 			if err := contextError(ctx); err != nil {
 				return err
 			}
-			return fmt.Errorf("%d %s were not answered in the phase's length", len(limit.places), what)
+			return fmt.Errorf("%d %s were not answered within the phase's length", len(limit.places), what)
 		}
 	}
 	return nil
 }
 
-// presence handles a presence stanza without a trace id: a subscription request, which it approves;
-// the answer to one; an error; and the presence by which a room tells an occupant that it has
-// entered (status 110). A room that the occupant has created is locked until it is configured
-// (XEP-0045 section 10.1.2), so presence accepts the default configuration. It is called on c's
-// loop.
+// presence handles a presence stanza without a trace id, which are those that no step measures: a
+// subscription request, which it approves; the answer to one; an error; and the presence by which a room
+// tells an occupant that it has entered (status 110). A room that the occupant has created is locked
+// until it is configured (XEP-0045 section 10.1.2), so presence accepts the default configuration. It is
+// called on c's loop.
 func (f *Fleet) presence(ls *loopState, c *client, e xmlstream.Element, kind []byte) {
 	from, _ := e.Attr(stanza.AttrFrom)
 	switch string(kind) {
@@ -388,7 +396,7 @@ func (f *Fleet) presence(ls *loopState, c *client, e xmlstream.Element, kind []b
 		return
 	case "unsubscribed":
 		f.completePending(ls, c, bareJID(from), false,
-			Failure{"a subscription was refused", "have the accounts rules of their own?"})
+			Failure{"a subscription was refused", "do the accounts have their own rules?"})
 		return
 	case "error":
 		why := stanzaFailure("joining or subscribing", e)
@@ -425,7 +433,7 @@ func (f *Fleet) presence(ls *loopState, c *client, e xmlstream.Element, kind []b
 	f.completePending(ls, c, bareJID(from), true, Failure{})
 }
 
-// bareJID is jid without its resource. It shares jid's memory.
+// bareJID returns jid without its resource. It shares jid's memory.
 func bareJID(jid []byte) []byte {
 	for i, b := range jid {
 		if b == '/' {
@@ -435,9 +443,11 @@ func bareJID(jid []byte) []byte {
 	return jid
 }
 
-// join lets clients enter rooms. The rooms of the scenario are divided among the processes, so that
-// all occupants of a room are in one. First one client enters each room, which may create it, 16 at
-// a time; then the others, with InFlight at a time. A server without rooms is an [ErrNotOffered].
+// join lets clients join rooms. The rooms of the scenario are divided among the processes; all occupants
+// of a room are in one process. First one client joins each room, which may create it, 16 at a time; then
+// the others, InFlight at a time. A creator's join counts as done before its configuration of the room is
+// answered: servers handle the stanzas of a room in order. For a server without rooms the error is an
+// [ErrNotOffered].
 func (f *Fleet) join(ctx context.Context, k int, list []*client, part Assignment) error {
 	p := &f.sc.Phases[k]
 	id := f.firstStep[k]
