@@ -361,7 +361,8 @@ func (s *Scenario) Check() error {
 				"or more clients", p.Name, p.Share, clients)
 		}
 		if p.Kind == Befriend && p.Stars > 0 && clients-min(p.Stars, clients) < p.Friends {
-			return tomlstrict.At(here("friends"), "phase %q: a star can't have %d friends of %d clients: fewer "+
+			return tomlstrict.At(here("friends"), "phase %q: a star needs %d friends, and there are %d other "+
+				"clients: fewer "+
 				"friends, or more clients", p.Name, p.Friends, clients-min(p.Stars, clients))
 		}
 		if p.Kind == Befriend && p.Friends <= 0 {

@@ -119,7 +119,7 @@ func TestScenarioRefusesWhatMeansNothing(t *testing.T) {
 		{clients + "[[phase]]\nkind='storm'\nshare=0.01",
 			"x.toml:5: phase \"storm\": a share of 0.01 is none of 10 clients"},
 		{clients + "[[phase]]\nkind='befriend'\nstars=1\nfriends=10",
-			"x.toml:6: phase \"befriend\": a star can't have 10 friends of 9 clients"},
+			"x.toml:6: phase \"befriend\": a star needs 10 friends, and there are 9 other clients"},
 		{clients + "[[phase]]\nkind='join'\nrooms=4\noccupants=3",
 			"x.toml:5: phase \"join\": 4 rooms of 3 are more than 10 clients"},
 		{clients + "[[phase]]\nkind='ramp'\nrate='inf/s'", "x.toml:5: "},

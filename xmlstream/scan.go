@@ -31,30 +31,38 @@ import "unicode/utf8"
 //
 //	t.state   where t.buf ended                     t.pos is            continues
 //	atTag     after <, or in <![CDATA[              at the <            at tag
-//	inTag     in a start tag or an end tag          at the <            at tag, when the end has come
+//	inTag     in a start tag or an end tag          at the <            at tag, as tagEndCame decides
 //	inText    in character data                     after the data      at text
-//	inRef     in a reference in character data      at the &            at text, when the end has come
+//	inRef     in a reference in character data      at the &            at text, as referenceEndCame decides
 //	inCDATA   in the content of a CDATA section     after the data      at cdata
 //	complete  (statusDone)                          after the element   never
 //
 // "After the data" is the end of t.buf, or the first byte of a UTF-8 sequence whose other bytes have not
-// come. The states inProlog and inDecl are those of prolog.go, which scans the input before a header.
+// arrived. For a header, complete may have the bit selfClose added: the tag ended in />. The states inProlog
+// and inDecl are those of prolog.go, which scans the input before a header.
 //
 // # Linear work
 //
-// Every byte is scanned once, with one exception. A tag that has not come completely is parsed again from
-// its start, because only its bytes are kept. If a peer sends single bytes, that alone would be quadratic.
-// So in state inTag, step only searches for the end of the tag (tagEnd), from where the last search stopped
-// (t.searched, t.quote). It parses the tag when the end is there, or when the tag has become twice as long.
-// References in character data are treated in the same way. TestWorkAnySplit counts the bytes that are
-// looked at (t.bytesScanned): there are at most four for each byte of input.
+// Every byte of character data is scanned once, but for a few bytes of a sequence that a read has cut (UTF-8,
+// "<![CDATA["). A tag that has not arrived completely is parsed again from its start, because only its bytes
+// are kept. If a peer sends single bytes, parsing it with each of them would be quadratic. So in state inTag,
+// step only searches for the end of the tag (tagEnd), from where the last search stopped (t.searched,
+// t.quote). It parses the tag when the end is there, or when one read has brought as many bytes as were there
+// before. References in character data are treated in the same way. TestWorkAnySplit counts the bytes that
+// are looked at (t.bytesScanned): there are at most four for each byte of input. The search for equal
+// attributes in a tag is not counted there; Limits bounds it.
 //
 // # Why step is one function
 //
 // Go does not inline a function of this size, and a call for each start tag makes small elements 8 to 13 %
-// slower (BenchmarkStanza/tiny). So names of elements, their nodes and end tags are scanned in step. What a
-// small element does not have is in functions: attributes, CDATA sections, prefixes, and all that happens
-// when bytes are missing. Change one of them freely; if you move code out of step, measure.
+// slower (BenchmarkStanza/tiny). So names of elements, their nodes and end tags are scanned in step. Anything
+// that a small element lacks lives in separate functions: attributes, CDATA sections, prefixes, and all that
+// happens when bytes are missing. Change one of them freely; if you move code out of step, measure.
+//
+// Words: scope is the number of the last namespace declaration in force, counted from 1 in t.nsDecls; 0 means
+// that none of this element is. nsOuter stands for the default namespace of the stream header. Copying an
+// element verbatim means sending its bytes as they came; the flags NotVerbatim mark bytes that have to be
+// written anew, as CDATA sections.
 
 // scan continues with the element in t.buf and fills t. It is the only caller of step. It returns
 //
@@ -64,15 +72,17 @@ import "unicode/utf8"
 //     move the bytes, but the first one stays the same, as t holds offsets from there;
 //   - statusBad: t.err is a *SyntaxError. t has to be reset before it is used again.
 //
-// With final no more bytes will come: the limit of bytes is reached, or the input is complete.
+// If final is set, no more bytes will come: the limit of bytes is reached, or the input is complete. The
+// caller then turns statusMore into the error of that.
 //
-// Without final, scan holds back an error inside a tag until the end of the tag has come. Otherwise the
-// error that a peer gets would depend on how its bytes were cut into reads: a tag that comes in single bytes
-// is not parsed before its end. An error after "<!" or "<?" is reported at once; these have no end to wait
-// for.
+// If final is not set, scan holds back an error inside a tag until the end of the tag has arrived.
+// Otherwise the error that a peer gets would depend on how its bytes were cut into reads: a tag that
+// arrives in single bytes is not parsed before its end. An error after "<!" or "<?" is reported at once;
+// these have no end to wait for.
 func (t *tree) scan(lim *Limits, final bool) status {
 	st := t.step(lim, final)
-	// t.state is also atTag if the error is in the text after a complete tag. Then tagEnd finds the end.
+	// t.state is atTag in a tag, and still in the text after it. In the second case the end of the tag is there,
+	// tagEnd finds it, and the error is reported.
 	if st == statusBad && t.state == atTag && !final && t.buf[t.pos+1] != '!' && t.buf[t.pos+1] != '?' {
 		if j, q := tagEnd(t.buf, t.pos+1, 0); j == len(t.buf) {
 			t.err = nil
@@ -102,7 +112,7 @@ func (t *tree) step(lim *Limits, final bool) status {
 	var (
 		buf = t.buf    // it does not change during a step
 		n   = len(buf) // where the bytes end; the element may end before or after
-		i   = t.pos    // at text and cdata: the next byte; at tag and endTag: the <, where t.pos is, too
+		i   = t.pos    // at text and cdata: the next byte; at tag and endTag: the <, which is also t.pos
 		st  status     // what the function called last returned
 	)
 	switch t.state {
@@ -285,7 +295,7 @@ tag:
 		nd.qnameLen, nd.prefixLen, nd.ns, nd.scope = uint16(nameEnd-name), uint16(plen), ns, scope
 		nd.nattr, nd.nflags = uint8(len(t.attrs)-attr0), nflags
 		if t.depth > 0 {
-			// The parent is open: its endTag is its last child until now, if it has one.
+			// The parent is open: its endTag is its last child so far, if it has one.
 			p := &t.nodes[t.openNode]
 			if p.nflags&nChildren != 0 {
 				t.nodes[p.endTag].next = id
@@ -353,15 +363,15 @@ endTag:
 	}
 }
 
-// attributes scans the attributes of the start tag at t.pos, from j on, which is after the name of the
-// element or after white space, and appends them to t.attrs. scope is the last namespace declaration in
-// force around the element. For statusDone it returns
+// attributes scans the attributes of the start tag at t.pos, from j on, which is right after the name of the
+// element, and appends them to t.attrs. scope is the last namespace declaration in force around the element.
+// For statusDone it returns
 //
 //   - end: the offset after > or />;
 //   - inside: the last declaration in force inside the element;
 //   - nflags: the bits nDecls, nPrefix and nNotVerbatim of its node;
-//   - resolve: the caller must call resolvePrefixes. An element whose only prefixed attribute is of the
-//     prefix xml, as xml:lang, does not need it.
+//   - resolve: the caller must call resolvePrefixes. An element with a single prefixed attribute, of the
+//     prefix xml, such as xml:lang, does not need it: the prefix is known, and no other name can be equal.
 //
 // For other statuses these have no meaning. The steps for each attribute:
 //
@@ -526,10 +536,10 @@ func (t *tree) suspendTag(searched int, quote byte) status {
 	return statusMore
 }
 
-// tagEndCame is for the state inTag. It reports whether step shall parse the tag at t.pos again. It shall
+// tagEndCame is for the state inTag. It reports whether step should parse the tag at t.pos again. It should
 //
-//   - if as many bytes are new as there were before, or more: the end is likely among them. If it is not,
-//     the work is still linear, as the tag has doubled;
+//   - if at least as many bytes are new as were searched before: the end is likely among them. If it is not,
+//     the work is still linear, as the tag is now at least twice as long as at the last search;
 //   - if the end of the tag, or a byte that can't be in a tag, is among the new bytes;
 //   - if no more bytes will come (final): then the tag is parsed for the error in it.
 //
@@ -549,8 +559,8 @@ func (t *tree) tagEndCame(final bool) bool {
 }
 
 // referenceEndCame is for the state inRef. It reports whether step shall scan the reference at t.pos again,
-// because a byte has come that does not continue it, or no more bytes will come. Until four bytes of a
-// reference are known, each try scans it again: that is cheap, and inReference needs the first three.
+// because a byte has arrived that does not continue it, or no more bytes will come. While only its first
+// three bytes are known, each try scans it again: that is cheap, and inReference needs these three.
 // Otherwise it stores how far it has searched, and the next call continues there.
 func (t *tree) referenceEndCame(final bool) bool {
 	i, j, n := t.pos, t.searched, len(t.buf)
@@ -587,7 +597,7 @@ func (t *tree) openCDATA(i int) (int, status) {
 	if k < len(open) {
 		return i, statusMore
 	}
-	if t.depth == 0 { // it is well-formed, but character data
+	if t.depth == 0 { // well-formed XML, but only white space is allowed between stanzas
 		return i, t.fail(i, BadFormat, "CDATA section between stanzas")
 	}
 	t.nodes[t.openNode].nflags |= nNeedsDecode | nNotVerbatim
@@ -634,10 +644,10 @@ func (t *tree) scanCDATA(i int) (int, status) {
 //
 //   - end: the offset of the closing quotation mark;
 //   - coded: the value has references, or white space that becomes spaces, and has to be decoded;
-//   - blank: it has white space other than spaces, which the next parser may change.
+//   - blank: it has white space other than spaces, which the parser of a recipient would turn into spaces.
 //
-// For statusMore t.buf ends in the value. What was set in t.flags stays; the next scan of the tag sets it
-// again.
+// For statusMore t.buf ends in the value. Bits that were set in t.flags stay; the next scan of the tag sets
+// them again.
 func (t *tree) scanValue(j int, q byte) (end int, coded, blank bool, st status) {
 	buf := t.buf
 	for ; j < len(buf); j = plainAttr(buf, j, q) {
@@ -691,8 +701,9 @@ func (t *tree) resolveElement(name, plen int, scope uint16) (uint16, status) {
 }
 
 // checkStreamElement checks an element of the streams namespace whose start tag is at t.pos and whose local
-// name is t.buf[local:end]. Inside a stanza it is refused (attack row X06), and stream:stream is a second
-// header (attack row K09). stream:error and stream:features are allowed where a stanza is.
+// name is t.buf[local:end]. Inside a stanza it is refused (attack X06), and stream:stream is a second header
+// (attack K09; tests have the ids of attacks in their names). stream:error and stream:features are allowed
+// where a stanza is.
 func (t *tree) checkStreamElement(local, end int) status {
 	if t.depth > 0 {
 		return t.fail(t.pos, PolicyViolation, "stream-level element inside a stanza")
@@ -714,7 +725,7 @@ func (t *tree) failByteAt(i int, msg string) status {
 	return t.fail(i, NotWellFormed, msg)
 }
 
-// skipASCIIName returns the offset after the name that begins at i, which must be in b. It knows ASCII
+// skipASCIIName returns the offset after the name that begins at i; b[i] must exist. It knows ASCII
 // without the colon. If it stops at i, at a colon or at a byte outside ASCII, scanQName has to scan the
 // name. Go inlines this function, even into step; if it grew, each name would cost a call.
 func skipASCIIName(b []byte, i int) int {
@@ -738,7 +749,8 @@ func skipSpace(b []byte, i int) int {
 // a tag at that place: the parse of the tag will fail there or before. If there is neither, it returns
 // len(b) and the quotation mark that is open at the end of b.
 //
-// It looks back from a quotation mark, at most to the <, which is no name and no white space.
+// From a quotation mark it looks back over white space for an equals sign and a name. That ends at the <
+// at the latest, which is neither.
 func tagEnd(b []byte, i int, q byte) (int, byte) {
 	for i < len(b) {
 		if q != 0 {
@@ -755,7 +767,7 @@ func tagEnd(b []byte, i int, q byte) (int, byte) {
 		}
 		switch c := b[i]; {
 		case charClass[c]&(cName|cSpace) != 0 || c >= 0x80 || c == '=' || c == ':' || c == '/':
-		default: // > among them
+		default: // >, or a byte that can't be here
 			return i, 0
 		case c == '"' || c == '\'':
 			// A value follows a name and an equals sign. Usually they are right before it.
@@ -784,7 +796,7 @@ func unblank(b []byte, i int) int {
 }
 
 // inReference reports whether c can continue a reference. start is the two bytes after its ampersand. They
-// tell the kind: "#x" begins hexadecimal digits, "#" and another byte decimal digits, all else a name.
+// tell the kind: "#x" begins hexadecimal digits, "#" and another byte decimal digits, anything else a name.
 func inReference(start []byte, c byte) bool {
 	switch {
 	case start[0] != '#':

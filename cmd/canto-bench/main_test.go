@@ -190,7 +190,7 @@ func TestRefusals(t *testing.T) {
 		{"a negative time", []string{"run", sc, "--length", "-5s"}, 2, `--length is -5s: 1ms or more`},
 		{"fewer clients than groups", []string{"run", "flood", "--clients", "1"}, 2, `1 clients can't be 2 groups`},
 		{"more friends than clients", []string{"run", "presence", "--clients", "200"}, 2,
-			`a star can't have 500 friends of 199 clients`},
+			`a star needs 500 friends, and there are 199 other clients`},
 		{"an address without port", []string{"run", sc, "--server", "127.0.0.1"}, 2,
 			`"127.0.0.1" is no address of a server: write host:port`},
 		{"a port that is none", []string{"run", sc, "--server", "127.0.0.1:99999"}, 2, `no address of a server`},
