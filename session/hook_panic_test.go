@@ -107,7 +107,7 @@ func TestPanicInHook(t *testing.T) {
 			add: handles(trigger, func(st session.Negotiation, rage func()) {
 				st.Delay(1, rage)
 			}), do: triggers},
-		"StreamFeature.Open": {told: internal, add: func(h *session.Hooks, _ string, rage func()) {
+		"StreamFeature.Available": {told: internal, add: func(h *session.Hooks, _ string, rage func()) {
 			h.Features = append(h.Features, session.StreamFeature{Name: trigger, Needs: session.HasResource,
 				Available: func(session.Negotiation) bool {
 					rage()
