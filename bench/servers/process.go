@@ -81,6 +81,7 @@ func (p *process) stop(ctx context.Context) bool {
 		return true
 	default:
 	}
+	all := processTree(p.pid) // before it ends: its children would not be found afterwards
 	syscall.Kill(p.pid, syscall.SIGTERM)
 	asked := true
 	select {
@@ -88,19 +89,19 @@ func (p *process) stop(ctx context.Context) bool {
 	case <-ctx.Done():
 		asked = false
 	}
-	p.kill()
+	p.killAll(all)
 	return asked
 }
 
-// kill ends the process with all its children, and returns when none is left. A child that has left
-// the group, as Erlang's port helper does, ends by itself when its pipe closes; it gets a second
-// for that.
-func (p *process) kill() {
-	all := processTree(p.pid)
+// kill ends the process with all its children, and returns when none is left.
+func (p *process) kill() { p.killAll(processTree(p.pid)) }
+
+// killAll ends the process and the children that all has besides it, and returns when none is left. A child
+// that has left the group, as Erlang's port helper does, ends by itself when its pipe closes; it gets a
+// second for that.
+func (p *process) killAll(all []int) {
 	syscall.Kill(-p.pid, syscall.SIGKILL)
 	<-p.done
-	// A child that has left the group, as Erlang's port helper does, ends by itself when its pipe closes; it is
-	// given a moment.
 	for _, pid := range all[1:] {
 		if !awaitExit(pid) {
 			syscall.Kill(pid, syscall.SIGKILL)
