@@ -90,7 +90,7 @@ type loopState struct {
 	tallies  []*tally          // by step; nil until the step counts something on this loop
 	lag      *result.Histogram // how late posted functions ran; see measureLag
 	failures []result.Failure  // kinds of failure since the last Collect, with their counts
-	buf      []byte            // scratch space for one stanza: connections copy it
+	buf      []byte            // scratch space for one stanza; actions store the grown buffer back
 	filler   []byte            // text of message bodies; grown to the longest that was asked for
 	rng      *rand.Rand        // picks partners
 	readAt   int64             // when the input that is handled now was read, on the monotonic clock
@@ -109,7 +109,7 @@ func (ls *loopState) tally(id uint16) *tally {
 const maxFailureKinds = 50
 
 // countFailure counts a failure by its text. Beyond maxFailureKinds all new kinds are counted as
-// "other failures", which takes the place of the last kind.
+// "other failures", which takes the place of the last kind, with its count.
 func (ls *loopState) countFailure(r Failure) {
 	for i := range ls.failures {
 		if ls.failures[i].What == r.What {
@@ -123,7 +123,7 @@ func (ls *loopState) countFailure(r Failure) {
 			n.Count++
 			return
 		}
-		ls.failures[maxFailureKinds-1] = r.counted(1)
+		ls.failures[maxFailureKinds-1] = r.counted(ls.failures[maxFailureKinds-1].Count + 1)
 		return
 	}
 	ls.failures = append(ls.failures, r.counted(1))
@@ -133,7 +133,7 @@ func (ls *loopState) countFailure(r Failure) {
 // cover every client exactly once: workers for groups with [Group.Apart] are numbered by themselves.
 type Assignment struct {
 	Worker, Workers int // the number of this worker, from 0, and how many there are
-	// the groups that it has clients of; the key is that of older agents
+	// the groups that it has clients of; the key is read by `canto-bench agent` of older versions
 	Groups GroupFilter `json:"Apart"`
 }
 
@@ -170,11 +170,11 @@ func (p Assignment) rangeOf(n int) (from, to int) {
 // number in all workers of a run. With an error nothing runs: the target or a certificate is wrong, or the
 // event loops can't be started.
 //
-// First it checks the target and makes the TLS configuration. It numbers the scenario's steps. It starts a
-// reactor, with limits that are to hold back a server's peers and not the fleet. It makes
-// the clients of its part of each group. The two clients of a pair go to neighbouring loops: on one
-// loop every message between them would be written and read in the same turn, which is faster than
-// between clients of different machines.
+// First it checks the target and makes the TLS configuration. It numbers the scenario's steps. It starts
+// a reactor, with the limits of servers (handshakes, outboxes) set so high that they do not hold the
+// fleet back. It makes the clients of its part of each group. The two clients of a pair go to
+// neighbouring loops: on one loop every message between them would be written and read in the same turn,
+// which is faster than between clients of different machines.
 func NewFleet(sc *Scenario, t Target, part Assignment, run uint32) (*Fleet, error) {
 	if err := t.Check(sc.Clients.TLS); err != nil {
 		return nil, err
@@ -537,7 +537,7 @@ func (f *Fleet) Collect() *Counts {
 			for _, r := range ls.failures {
 				all.addFailure(r)
 			}
-			k.Refusals, ls.failures = all.failures, nil
+			k.Refusals, ls.failures = all.failures, nil // Refusals is what agents call failures: see Counts
 		}) {
 			wg.Done()
 		}

@@ -142,7 +142,8 @@ const sendGrace = int64(2 * time.Second)
 
 // openLoop begins operations at the times of s until the schedule ends, ctx is cancelled, or end
 // has passed. start and end are on the monotonic clock; end is the end of the phase plus sendGrace. ctx may
-// have the end of the phase as its deadline, which does not end the loop: it sends what is late until end.
+// have the end of the phase as its deadline, which does not end the loop: it sends what is late until end
+// (sleepUntil sleeps up to 20 ms also after the deadline, so the loop does not spin).
 // senderOf returns the sender of the n-th operation, and run is called on its loop.
 //
 // It returns how many operations were due in the phase and were not dispatched; 0 if ctx was cancelled, as

@@ -143,7 +143,7 @@ const LowWaterMark = 128 << 10
 // it:
 //
 //   - The session is ending, and nothing of it is kept or routed again: see Outbox.accepts. Otherwise an
-//     ending session queues p, and Send returns true.
+//     ending session queues p, within larger bounds, and Send returns true.
 //   - p is a message, the session is [Session.Backlogged], and its queue is full. The session goes on.
 //   - The queue is full for another reason: the client does not read, or the session has hibernated for too
 //     long. Then Send ends the stream of the slow consumer, and with it the session unless a module lets it
@@ -327,9 +327,9 @@ func (out Outbox) refusesMessages() bool {
 	return s.ending == notEnded && s.outbox != nil && s.outbox.refusing
 }
 
-// Ended reports whether the session or its stream is ending, so that nothing more is written to
-// the client. If only the stream ends, a module may let the session hibernate; once another stream
-// resumes it, Ended is false again. Any goroutine; it takes the outbox lock.
+// Ended reports whether the session or its stream is ending, so that nothing more is written to the
+// client. If only the stream ends, a module may let the session hibernate: then its ending is notEnded
+// again, and Ended is false. Any goroutine; it takes the outbox lock.
 func (s *Session) Ended() bool {
 	why, _ := s.endedBy()
 	return why != notEnded
@@ -373,7 +373,8 @@ func (out Outbox) nextQueued() (h queuedElement, ok, left bool) {
 
 // sendQueued writes h, which nextQueued returned, to the wire, past the hooks: they have seen it
 // before it was queued. If the wire refuses it, sendQueued puts h back at the head of the queue,
-// blocks the outbox, and returns false.
+// blocks the outbox, and returns false. The session does not begin to hibernate between the two calls, as
+// that needs the account's lock, which the caller holds.
 func (out Outbox) sendQueued(h queuedElement) bool {
 	s, o := out.s, out.ensure()
 	if !s.hibernating() && s.wire.Send(h.bytes) {
@@ -401,8 +402,9 @@ var endingTable = [numEndings]struct {
 	connLost:   {name: "line-lost", mayHibernate: true},   // a metric's label does not change
 	overflow:   {name: "overflow", limit: "outbox"},
 	expired:    {name: "expired"},
+	// it hibernated, and made room for a new session
 	displaced:  {name: "displaced", limit: "resting_displaced"},
-	superseded: {name: "superseded"},
+	superseded: {name: "superseded"}, // another stream has bound its resource
 	kicked:     {name: "kicked"},
 	deleted:    {name: "deleted", bounces: true},
 	hookFailed: {name: "failed"},

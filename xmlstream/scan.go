@@ -370,8 +370,9 @@ endTag:
 //   - end: the offset after > or />;
 //   - inside: the last declaration in force inside the element;
 //   - nflags: the bits nDecls, nPrefix and nNotVerbatim of its node;
-//   - resolve: the caller must call resolvePrefixes. An element with a single prefixed attribute, of the
-//     prefix xml, such as xml:lang, does not need it: the prefix is known, and no other name can be equal.
+//   - resolve: the caller must call resolvePrefixes, which finds undeclared prefixes, and names that are
+//     equal because two prefixes stand for one namespace. An element with a single prefixed attribute, of
+//     the prefix xml, such as xml:lang, does not need it.
 //
 // For other statuses these have no meaning. The steps for each attribute:
 //
