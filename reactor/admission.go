@@ -7,26 +7,36 @@ import (
 	"time"
 )
 
+// This file is the admission of the work of unauthenticated connections. The terms:
+//
+//   - Costs are in microseconds. The token bucket fills with time; the quota is for the time between two
+//     polls. Both bound the work that begins.
+//   - A waiter is a piece of work in the admission queue. Each loop has two: loginSteps and handshakes.
+//   - handshakeLimit (tls.go) bounds the handshakes in flight of the process. At the limit queued handshakes
+//     wait, even if there are tokens. handshakeSlots are something else: a semaphore for processors.
+
 // An AdmissionHandler is a Handler that distinguishes unauthenticated connections (their login is under
 // way) from established sessions. Input of established sessions is handled at once. Input and TLS
 // handshakes of unauthenticated connections pass admission: they wait while there is much of it.
 type AdmissionHandler interface {
 	Handler
 	// Unauthenticated reports whether c is an unauthenticated connection, and a number for the host that
-	// it wants to log in to; 0 before the host is known. Admission is fair between hosts. On c's loop.
+	// it wants to log in to; 0 before the host is known. The handler chooses the numbers. They are used only
+	// to share admission fairly between hosts, and not for established sessions. On c's loop.
 	Unauthenticated(c *Conn) (host uint32, unauthenticated bool)
 	// OnAdmissionRefused is called when c can't be queued because the admission queue is full. It may
-	// Append an error and Close. If it does not close c, the reason is ErrAdmissionFull. On c's loop.
+	// Append an error and Close. If it does not, the reactor closes c afterwards with ErrAdmissionFull. On
+	// c's loop.
 	OnAdmissionRefused(c *Conn)
 }
 
 // ErrAdmissionFull is what OnClose gets for an unauthenticated connection that found the admission
 // queue full.
-var ErrAdmissionFull = errors.New("reactor: too many wait to log in")
+var ErrAdmissionFull = errors.New("reactor: too many connections wait to log in")
 
-// Costs of the work of unauthenticated connections, in microseconds of a core of 2026. They are constants,
-// as a measured time would charge a connection for what else the machine did. Only their relation to each
-// other and to a second matters.
+// Costs of the work of unauthenticated connections, in microseconds on a core of a server of 2026. They are
+// constants, as a measured time would charge a connection for what else the machine did. Only their
+// relation to each other and to a second matters.
 const (
 	// LoginStepCost is the cost of one input: a stream header, a step of SASL, a bind.
 	LoginStepCost = 30
@@ -37,27 +47,30 @@ const (
 const (
 	// turnQuota is the cost of the work that may begin between two polls: a millisecond.
 	turnQuota = 1000
-	// defaultAdmissionBurst is the size of the token bucket, as a cost: 10 ms of work may begin at once.
+	// defaultAdmissionBurst is the size of the token bucket, as a cost: after a quiet time 10 ms of work may
+	// begin, a turnQuota after each poll, before the rate of the bucket matters.
 	defaultAdmissionBurst = 10_000
 	// loginCPUPercent is the rate at which the bucket fills, in percent of a core, while established
-	// sessions are active on the loop. They are taken to be active for sessionActivityWindow after one of
-	// them sent something. Otherwise each refill fills the bucket.
+	// sessions are active on the loop: one of them has sent something within sessionActivityWindow. While
+	// none is active, each refill fills the bucket to the top.
 	loginCPUPercent       = 70
 	sessionActivityWindow = 100 * time.Millisecond
-	// defaultAdmissionQueue bounds the queue of a loop: 8,192 steps are a quarter of a second of a core.
-	// A connection that has not named a host may fill three quarters of it; the last quarter is for logins
-	// that have begun. maxQueuedBytes bounds the input of all queued connections.
+	// defaultAdmissionQueue bounds the two queues of a loop together: 8,192 login steps are a quarter of a
+	// second of a core, as many handshakes two seconds. Connections that have neither named a host nor done
+	// a handshake may fill three quarters of it; the last quarter is for logins that have begun so far.
+	// maxQueuedBytes bounds the input of all queued connections.
 	defaultAdmissionQueue = 8192
 	maxQueuedBytes        = 16 << 20
 )
 
 // An admission decides when the work of one loop's unauthenticated connections begins. A piece of work is
 // a login step, a handshake, or what the handler charges (reads of the store, derivations of keys). Each
-// takes its cost from one token bucket, which time fills, and from the quota of the turn. Work that finds
-// either empty waits in a queue, one for handshakes and one for all else, which are served in turn. Each
-// queue is a deficit round robin by host and then by address, first come first served within an address.
-// While few connections log in, nothing waits and nothing is allocated. Loops share only the limit of
-// handshakes in flight, and the count of waiters in handshakeSlots. On the loop.
+// takes its cost from one token bucket, which refills over time, and from the quota of the turn. Work
+// that finds either empty waits in a queue, one for handshakes and one for everything else, which are
+// served in turn: one waiter of each, whatever its cost. Each queue is a deficit round robin by host and
+// then by address, first come first served within an address. While few connections log in, nothing waits
+// and nothing is allocated. Loops share only the limit of handshakes in flight (handshakeLimit), and a
+// count of all waiters (handshakeSlots.waiters), which decides how often handshakes yield. On the loop.
 type admission struct {
 	l *Loop
 	// tokens is the content of the bucket, in microseconds of work. It is negative after work that
@@ -65,19 +78,21 @@ type admission struct {
 	tokens           int
 	refilledAt       time.Time // when tokens was last set from the time
 	lastSessionInput time.Time // when an established session last sent something
-	// turnSpent is the cost of the work since the last poll. From turnQuota on nothing more begins.
+	// turnSpent is the cost of the work since the last poll. Once it reaches turnQuota, nothing more begins.
+	// Loop.turn resets it: by runQueued after a poll that was asked for, or by itself if nothing could begin.
 	turnSpent              int
 	burst, maxQueued       int       // Config.AdmissionBurst and AdmissionQueue
 	queuedBytes            int       // input of the connections in queued
 	timerArmed             bool      // a timer will ask for the next turn
-	loginSteps, handshakes fairQueue // steps and all else but handshakes; handshakes
-	handshakeTurn          bool      // next took from handshakes last
+	loginSteps, handshakes fairQueue // everything but handshakes; handshakes
+	handshakeTurn          bool      // next has taken its last waiter from handshakes
 	// queued holds the waiters of connections. Functions of RunAdmitted are not in it.
 	queued map[*Conn]*waiter
 }
 
-// tryAdmit reports whether work of this cost may begin now, and takes the cost. It does not while
-// other work waits that could begin.
+// tryAdmit reports whether work of this cost may begin now, and takes the cost. It returns false while
+// queued work could begin, as that comes first. The caller checks handshakeLimit before it asks for a
+// handshake.
 func (a *admission) tryAdmit(cost int) bool {
 	if a.hasRunnable() || a.turnSpent >= turnQuota || !a.refill() {
 		return false
@@ -92,14 +107,16 @@ func (a *admission) hasRunnable() bool {
 	return a.loginSteps.size > 0 || a.handshakes.size > 0 && !a.l.r.handshakeLimit.full()
 }
 
-// debit takes a cost from the bucket and from the turn's quota. Either may become overdrawn.
+// debit takes a cost from the bucket and from the turn's quota, without a check. Either may become
+// overdrawn.
 func (a *admission) debit(cost int) {
 	a.tokens -= cost
 	a.turnSpent += cost
 }
 
 // refill adds the tokens that the time since the last refill has brought, and reports whether there
-// are any. Without active sessions, or after a second without a refill, the bucket is filled up.
+// are any. Without active sessions, or after a second without a refill, the bucket is filled up, which
+// also cancels a debt. Within a millisecond of the last refill nothing is added.
 func (a *admission) refill() bool {
 	switch d := a.l.now.Sub(a.refilledAt); {
 	case a.l.now.Sub(a.lastSessionInput) >= sessionActivityWindow || d >= time.Second:
@@ -114,7 +131,9 @@ func (a *admission) refill() bool {
 }
 
 // enqueue queues c's handshake or the size bytes of input that it has sent, and sets
-// flagAdmissionQueued. It returns false, and changes nothing, if the queue is full.
+// flagAdmissionQueued. It returns false, and changes nothing, if the queue is full; the caller counts that
+// in Meter.AdmissionRefused. c must not be queued. The host is 0 for a Handler that takes no part in
+// admission: handshakes of its connections are queued all the same.
 func (a *admission) enqueue(c *Conn, handshake bool, size int) bool {
 	var host uint32
 	if c.endpoint.admitter != nil {
@@ -134,16 +153,17 @@ func (a *admission) enqueue(c *Conn, handshake bool, size int) bool {
 	a.queued[c] = w
 	a.queuedBytes += size
 	a.queueFor(handshake).push(host, AddrKey(c.Remote().Addr()), w)
-	a.l.r.handshakeSlots.queued.Add(1)
+	a.l.r.handshakeSlots.waiters.Add(1)
 	c.flags |= flagAdmissionQueued
 	a.scheduleRun()
 	return true
 }
 
-// RunAdmitted runs f when it is the turn of an unauthenticated connection of this host and address:
-// inside the call if nothing waits, otherwise after a later poll. f begins work elsewhere that
-// costs cost microseconds, as a derivation of a key does. False means that the queue is full; f
-// will not run then.
+// RunAdmitted runs f, as work of an unauthenticated connection of this host and address: inside the call
+// if tryAdmit allows it, otherwise when its turn in the queue comes, after a later poll. f begins work
+// elsewhere that costs cost microseconds, such as a key derivation. False means that the queue is full; f
+// will not run then, and Meter.AdmissionRefused has counted it. A queued f runs even if its connection has
+// closed meanwhile: f must check that. On the loop.
 func (l *Loop) RunAdmitted(host uint32, addr netip.Addr, cost int, f func()) bool {
 	l.AssertOwned()
 	a := &l.admission
@@ -155,7 +175,7 @@ func (l *Loop) RunAdmitted(host uint32, addr netip.Addr, cost int, f func()) boo
 		return false
 	default:
 		a.loginSteps.push(host, AddrKey(addr), &waiter{run: f, queuedAt: l.now, cost: cost})
-		l.r.handshakeSlots.queued.Add(1)
+		l.r.handshakeSlots.waiters.Add(1)
 		a.scheduleRun()
 	}
 	return true
@@ -165,7 +185,8 @@ func (l *Loop) RunAdmitted(host uint32, addr netip.Addr, cost int, f func()) boo
 func (a *admission) queueLen() int { return a.loginSteps.size + a.handshakes.size }
 
 // addBytes notes that c, which is in queued, has sent n more bytes. They are counted, and not
-// refused here: reading is off from then on.
+// refused here: onTraffic has turned reading off, so this happens once for each wait. An engine that can't
+// pause reading gets here with each read, until maxParkedBytes ends c.
 func (a *admission) addBytes(c *Conn, n int) {
 	a.queued[c].size += n
 	a.queuedBytes += n
@@ -179,16 +200,16 @@ func (a *admission) queueFor(handshake bool) *fairQueue {
 	return &a.loginSteps
 }
 
-// cancel removes c, which closes, from its queue.
+// cancel removes c, which is closing, from its queue, if it is in one.
 func (a *admission) cancel(c *Conn) {
 	if w := a.queued[c]; w != nil {
 		a.queueFor(w.handshake).remove(w)
-		a.l.r.handshakeSlots.queued.Add(-1)
+		a.l.r.handshakeSlots.waiters.Add(-1)
 		a.untrack(w)
 	}
 }
 
-// untrack forgets that w's connection, if it has one, waits.
+// untrack removes w's connection, if it has one, from queued, and clears its flag.
 func (a *admission) untrack(w *waiter) {
 	if w.c == nil {
 		return
@@ -199,14 +220,14 @@ func (a *admission) untrack(w *waiter) {
 }
 
 // ChargeAdmission charges an unauthenticated connection of this host and address for work that it
-// has caused already, as a read of the store: the bucket is debited, and later work of that address
-// waits longer.
+// has caused already, such as a read of the store: the bucket is debited. If work of that host or address
+// is queued now, it waits longer; otherwise the debt of the address is not remembered. On the loop.
 func (l *Loop) ChargeAdmission(host uint32, addr netip.Addr, cost int) {
 	l.AssertOwned()
 	l.admission.charge(host, addr, cost)
 }
 
-// charge is ChargeAdmission for a without the check of the goroutine.
+// charge is ChargeAdmission without the check of the goroutine. It counts in the queue of login steps only.
 func (a *admission) charge(host uint32, addr netip.Addr, cost int) {
 	a.debit(cost)
 	if a.loginSteps.size > 0 {
@@ -214,8 +235,10 @@ func (a *admission) charge(host uint32, addr netip.Addr, cost int) {
 	}
 }
 
-// runQueued begins queued work, after a poll, until the bucket, the quota of the turn or turnBudget
-// is used up. It then schedules the next run, if work is left.
+// runQueued begins queued work, until the bucket, the quota of the turn or turnBudget (loop.go) is used up.
+// It then schedules the next run, if work is left. Loop.turn calls it after each poll that wakeupAfterPoll
+// asked for, also with empty queues. turnBudget is checked against the start of the last waiter, so it may
+// be exceeded by one.
 func (a *admission) runQueued() {
 	a.turnSpent = 0
 	start := a.l.now
@@ -224,7 +247,7 @@ func (a *admission) runQueued() {
 		if w == nil {
 			break
 		}
-		a.l.r.handshakeSlots.queued.Add(-1)
+		a.l.r.handshakeSlots.waiters.Add(-1)
 		a.untrack(w)
 		a.l.meter.AdmissionWaits[min(bits.Len64(uint64(a.l.now.Sub(w.queuedAt)/time.Microsecond)),
 			len(a.l.meter.AdmissionWaits)-1)]++
@@ -236,7 +259,8 @@ func (a *admission) runQueued() {
 	}
 }
 
-// runWaiter takes the cost of w and begins its work. A panic in it closes w's connection only.
+// runWaiter takes the cost of w and begins its work, and adds its time to the meter. A panic in it closes
+// w's connection, or is only logged if w is a function (recoverPanic).
 func (a *admission) runWaiter(w *waiter) {
 	defer a.l.recoverPanic(w.c)
 	a.debit(w.cost)
@@ -250,7 +274,9 @@ func (a *admission) runWaiter(w *waiter) {
 	a.l.recordTurn(d)
 }
 
-// next takes a waiter from the two queues in turn. It returns nil if none can begin.
+// next removes and returns a waiter. It takes a handshake if one can begin, and if the last waiter was not a
+// handshake or no login step is queued; otherwise it takes a login step. It returns nil if only handshakes
+// are queued and none can begin.
 func (a *admission) next() *waiter {
 	runnableHandshakes := a.handshakes.size > 0 && !a.l.r.handshakeLimit.full()
 	if a.handshakeTurn = !a.handshakeTurn && runnableHandshakes || a.loginSteps.size == 0; a.handshakeTurn {
@@ -263,8 +289,9 @@ func (a *admission) next() *waiter {
 }
 
 // scheduleRun arranges the next call of runQueued: after the next poll if work can begin; otherwise
-// when the bucket will be positive, or, at the limit of handshakes in flight, after 10 ms. A Memory
-// has no timers; its ticks ask (Loop.tick).
+// when the bucket will be positive at its rate, or, at the limit of handshakes in flight, after 10 ms. (The
+// bucket may be filled earlier, if sessions stop being active; the wait is not shortened then.) A Memory,
+// the engine of tests, has no timers; Loop.tick asks for a run there.
 func (a *admission) scheduleRun() {
 	if a.tokens > 0 && a.hasRunnable() {
 		a.l.wakeupAfterPoll()
@@ -286,19 +313,20 @@ func (a *admission) scheduleRun() {
 }
 
 // A fairQueue is a deficit round robin: hosts take turns, and within a host addresses do; waiters of
-// one address are served first come first served. A host or address keeps its turn until its deficit
-// counter is used up. It is then passed over, and gets quantum, each time its turn comes, until the
-// counter is positive. An entry exists only while something waits in it.
+// one address are served first come first served. Each host and each address has a deficit
+// counter, which is its credit: it keeps its turn while the counter is positive, and each waiter takes its
+// cost from it. Otherwise it is passed over when its turn comes, and gets quantum. An entry exists only
+// while something waits in it, so a debt ends with the entry.
 type fairQueue struct {
 	size  int
 	hosts roundRobin[uint32, *hostQueue]
 }
 
-// quantum is added to the deficit counter in each round; it pays for two login steps.
+// quantum is added to a deficit counter each time it is passed over; it pays for two login steps.
 const quantum = 2 * LoginStepCost
 
-// minDeficit is the lower limit of a deficit counter. Without it, one derivation of a key could
-// make an address wait for thousands of rounds.
+// minDeficit is the lower limit of a deficit counter. Without it, one key derivation could make an address
+// wait for thousands of rounds. It also bounds how long pop searches.
 const minDeficit = -40 * quantum
 
 // A hostQueue holds the waiters of one host.
@@ -339,7 +367,7 @@ type roundRobinNode[K comparable, V any] struct {
 	prev, next *roundRobinNode[K, V]
 }
 
-// add appends a new key, so that all others have their turn first.
+// add puts a new key right before head: all others have their turn first.
 func (r *roundRobin[K, V]) add(k K, v V) {
 	n := &roundRobinNode[K, V]{key: k, value: v}
 	if r.nodes == nil {
@@ -439,7 +467,7 @@ func (f *fairQueue) pop() *waiter {
 	}
 }
 
-// charge takes a cost from the counters of a host and an address, if something waits there.
+// charge takes a cost from the counters of a host and an address that have entries.
 func (f *fairQueue) charge(host uint32, addr netip.Addr, cost int) {
 	hostNode := f.hosts.nodes[host]
 	if hostNode == nil {

@@ -11,29 +11,43 @@ import (
 	"canto/reactor/buf"
 )
 
+// This file is the connection: its input, its output and its end. tls.go has the TLS part, loop.go the turns.
+// The terms:
+//
+//   - The engine is what polls sockets and calls onOpen, onTraffic and onClose: gnet, or a Memory in tests.
+//   - Parked input is plaintext that was read and that the handler has not consumed. tlsConn.buffered is
+//     ciphertext that was read and not opened. Both together are unconsumed.
+//   - A connection is write-blocked while its output waits for a retry: see Loop.retryWrites.
+//   - A connection ends in this order: closing is set (Close was called, or the socket was lost). The last
+//     flush sets flagClosing. finishClose calls OnClose and sets flagClosed; then flagLinger is set until
+//     the peer's FIN comes. flagSocketClosed may be set at any time: the engine has closed the socket.
+//
+// (K22 and the like are attacks with a test each: cmd/internal/house/attacks.txt.)
+
 // Errors that Handler.OnClose gets as its reason. The handler may also get an error of crypto/tls, of the
 // TLS 1.3 record layer, of the socket, or the reason that it gave to Conn.Close itself.
 var (
-	// ErrPanic ends a connection after a panic in a callback of its handler, or while its output was
-	// written. The panic itself is in the log.
+	// ErrPanic ends a connection after a panic in a callback of its handler, or in its flush (see
+	// Loop.flushOne). The panic itself is in the log.
 	ErrPanic = errors.New("reactor: a handler panicked")
-	// ErrInputOverflow ends a connection that sent more than maxParkedBytes while it was paused.
+	// ErrInputOverflow ends a connection if more than maxParkedBytes of its input are unconsumed: it sent
+	// ahead of a pause or of its admission, or it filled the input of its handshake.
 	ErrInputOverflow = errors.New("reactor: too much input while paused")
 	// ErrStopped ends every connection when the reactor shuts down. Reactor.Listen returns it then, too.
-	ErrStopped = errors.New("reactor: the reactor stops")
+	ErrStopped = errors.New("reactor: the reactor is shutting down")
 	// ErrUnexpectedPlaintext is returned by Conn.StartTLS if plaintext was received that the handler has
 	// not consumed: it must not be read as if it had come over TLS (RFC 6120 section 5.3.3).
 	ErrUnexpectedPlaintext = errors.New("reactor: plaintext after the start of TLS")
 	// ErrTooManyHandshakes ends a connection at the limit of handshakes in flight: Config.Handshakes in
-	// all, Config.HandshakesPerAddr of one address.
+	// total, Config.HandshakesPerAddr per address.
 	ErrTooManyHandshakes = errors.New("reactor: too many handshakes")
 	// ErrHandshakeTimeout ends a connection if its handshake was not done after handshakeTicks, or if it
 	// waited for admission longer than handshakeQueueTicks.
 	ErrHandshakeTimeout = errors.New("reactor: the handshake took too long")
-	// ErrSlowConsumer ends a connection if its peer read too little for slowConsumerTicks (attack K22).
-	ErrSlowConsumer = errors.New("reactor: the peer takes too little of what is written")
+	// ErrSlowConsumer ends a connection if its peer has read too slowly for slowConsumerTicks (attack K22).
+	ErrSlowConsumer = errors.New("reactor: the peer reads too slowly")
 
-	errEngineEnded   = errors.New("reactor: the event engine ended by itself")
+	errEngineEnded   = errors.New("reactor: the event engine ended by itself") // see Reactor.Run
 	errConnLost      = errors.New("reactor: connection lost")
 	errUnexpectedEOF = io.ErrUnexpectedEOF
 )
@@ -41,30 +55,32 @@ var (
 // The bits of Conn.flags. Only the loop reads and writes them.
 const (
 	flagPaused           = 1 << iota // the handler has called Pause or PauseForReply
-	flagOpen                         // OnOpen was called
+	flagOpened                       // OnOpen was called
 	flagSocketClosed                 // the engine has closed the socket
-	flagClosing                      // Close has taken effect on the loop: no more input is delivered
+	flagClosing                      // the last flush has begun or is done: no more input is delivered
 	flagClosed                       // OnClose was called
 	flagWriteBlocked                 // c is on Loop.writeBlocked
-	flagLinger                       // our FIN was sent, the peer's is awaited
-	flagWriteRetried                 // the write backoff of the loop has counted c already
+	flagLinger                       // OnClose was called; c reads and drops until the peer's FIN
+	flagBackoffReset                 // c has reset the loop's write backoff, and was not written since
 	flagNotifyDrain                  // OnDrain is to be called when the outbox is empty
 	flagCloseQueued                  // c is on Loop.closes
-	flagDiscardInput                 // input overflowed or was refused: nothing is read any more
+	flagDiscardInput                 // input overflowed or was refused: further input is dropped
 	flagAdmissionQueued              // c waits in the loop's admission queue: its input is kept
-	flagAdmissionReadOff             // c sent again while it waited for admission: reading is off
+	flagAdmissionReadOff             // reading is off until c is admitted: onAdmitted turns it on
 	flagDeferred                     // c is in the loop's deferred-input queue
 	flagOverRate                     // the last delivery took c over its rate: see MarkOverRate
 	flagLazyPause                    // c is paused, but stays in the poller's read set until it sends
 )
 
-// lingerTicks is how long a closed connection waits for the peer's FIN (2 seconds). A socket that
-// is closed with unread input sends a reset, and the reset can destroy the last bytes written.
+// lingerTicks bounds two waits at the end of a connection, by 2 seconds each: the last flush, if the
+// peer does not read (flushTimeout), and then the wait for the peer's FIN (flagLinger). A socket that is
+// closed with unread input sends a reset, and the reset can destroy the last bytes written.
 const lingerTicks = 20
 
-// slowConsumerTicks is how long the engine may keep unsent bytes of a connection while more waits (one
-// minute). The engine keeps up to 64 KiB (writeChunk), so a peer is a slow consumer if it reads less than
-// that in a minute while more waits.
+// slowConsumerTicks is how long the engine may have unsent bytes of a connection while its outbox has
+// more, or while it is paused (one minute). The engine keeps up to 64 KiB (writeChunk), so a peer is a
+// slow consumer if it reads less than that in a minute. A paused connection may be one with an empty outbox,
+// as only retries write the engine's buffer then.
 const slowConsumerTicks = 600
 
 // maxParkedBytes bounds the input that is kept for a connection that does not consume it: two reads
@@ -77,9 +93,10 @@ const maxParkedBytes = 128 << 10
 const writeChunk = 64 << 10
 
 // A Conn is one connection, of a client, of a server, or dialled by this process. It belongs to one loop
-// for its whole life. Methods with "any goroutine" in their comments may be called with any lock held; all
-// others must be called on c's loop, for example in a callback of the Handler. A Conn takes 128 bytes
-// while it is plain and idle: buffers exist only while there is something in them.
+// for its whole life. Methods with "any goroutine" in their comments may be called with any lock held: the
+// locks under them, Conn.mu and Loop.mu, are leaves. All others must be called on c's loop, for example in
+// a callback of the Handler. A Conn takes 128 bytes while it is plain and idle: buffers exist only while
+// there is something in them.
 type Conn struct {
 	// HandlerState belongs to the Handler. The reactor never reads it.
 	HandlerState any
@@ -89,22 +106,24 @@ type Conn struct {
 	// mu is the outbox lock. It guards outbox, dirty and closing, which any goroutine may change through
 	// Append and Close. It is a leaf: no other lock is taken under it.
 	mu     sync.Mutex
-	outbox *outbox  // guarded by mu; nil while empty and not closed with a reason
-	parked *[]byte  // plaintext that was read and not consumed, lent by buf.Input; on the loop
+	outbox *outbox // guarded by mu; nil while empty and not closed with a reason
+	// parked is the parked input, borrowed from buf.Input. A pointer takes 16 bytes less than a slice. On the
+	// loop.
+	parked *[]byte
 	tls    *tlsConn // nil while plain; on the loop
-	timer  Timer    // the deadline of Arm, later that of lingering; on the loop
+	timer  Timer    // the deadline of Arm; at the end that of flushTimeout, then of flagLinger; on the loop
 	flags  uint16   // on the loop
 	// Guarded by mu:
 	dirty   bool // c is on the loop's list of connections to flush
 	closing bool // Close was called: Append takes nothing more
 	// On the loop:
-	blockedSince Tick // since when the engine has unsent bytes and more waits; 0: it has none
+	blockedSince Tick // when a flush first found c blocked (slowConsumerTicks); 0: it is not
 }
 
 // An outbox is the part of a Conn that exists only while bytes wait to be written, while callbacks wait
 // for a flush, or when the connection was closed with a reason. Guarded by Conn.mu.
 type outbox struct {
-	buf            []byte             // nil, or lent by buf.Outbox
+	buf            []byte             // nil, or borrowed from buf.Outbox
 	reason         error              // what OnClose will get
 	flushCallbacks []func(taken bool) // see Conn.AfterFlush
 }
@@ -119,7 +138,7 @@ func (c *Conn) ensureOutbox() *outbox {
 	return c.outbox
 }
 
-// takeOutbox removes the bytes from the outbox and returns them; the caller gives them back to
+// takeOutbox removes the bytes from the outbox and returns them; the caller returns them to
 // buf.Outbox. The outbox goes back to its pool if neither a reason nor a callback is in it. Under
 // c.mu.
 func (c *Conn) takeOutbox() (b []byte) {
@@ -142,7 +161,8 @@ func (c *Conn) outboxLen() int {
 	return len(c.outbox.buf)
 }
 
-// markClosing notes that c closes, and the reason for OnClose. Under c.mu.
+// markClosing notes that c closes, and the reason for OnClose. The caller checks that it is the first.
+// Under c.mu.
 func (c *Conn) markClosing(reason error) {
 	c.closing = true
 	if reason != nil {
@@ -157,8 +177,8 @@ type endpoint struct {
 	directTLS *tls.Config               // TLS begins with the first byte; nil: plain
 	role      Role                      // our end of TLS
 	admitter  AdmissionHandler          // handler, if it is one; else nil
-	accept    func(netip.AddrPort) bool // Listener.Accept
-	aborted   func(netip.AddrPort)      // Listener.Aborted
+	accept    func(netip.AddrPort) bool // Listener.Accept, for acceptor
+	aborted   func(netip.AddrPort)      // Listener.Aborted, for Reactor.assign
 }
 
 // Loop returns the loop that owns c. It never changes. Any goroutine.
@@ -169,7 +189,8 @@ func (c *Conn) Loop() *Loop { return c.loop }
 func (c *Conn) Handler() Handler { return c.endpoint.handler }
 
 // switchEndpoint gives c to the handler of another protocol. The new handler gets OnOpen as if c
-// had just been opened; a deadline of the old handler is disarmed.
+// had just been opened; a deadline of the old handler is disarmed. The
+// caller recovers a panic of OnOpen.
 func (c *Conn) switchEndpoint(p *endpoint) {
 	c.endpoint = p
 	c.loop.wheel.arm(&c.timer, 0, nil)
@@ -177,7 +198,7 @@ func (c *Conn) switchEndpoint(p *endpoint) {
 }
 
 // Remote returns the peer's address, or the zero AddrPort once the connection was released. In
-// OnClose the address is still there.
+// OnClose the address is still there. On the loop.
 func (c *Conn) Remote() netip.AddrPort {
 	if c.sock == nil {
 		return netip.AddrPort{}
@@ -194,23 +215,23 @@ func (c *Conn) TLS() *tls.ConnectionState {
 	return &c.tls.handshake.state
 }
 
-// Secure reports whether c's TLS handshake is done. It stays true until c is released.
+// Secure reports whether c's TLS handshake is done. It stays true until c is released,
+// and is false from then on. On the loop.
 func (c *Conn) Secure() bool { return c.tls != nil && c.tls.flags&tlsSecure != 0 }
 
 // ReleaseHandshakeState frees what the handshake negotiated, 0.3 kB: TLS and PresentedCertificate
-// return nil from now on. The handler calls it after a login, when no channel binding can be asked
-// for any more.
+// return nil from now on. The handler calls it after a login, once channel binding can no longer be
+// requested.
 func (c *Conn) ReleaseHandshakeState() {
 	if c.tls != nil {
 		c.tls.handshake = nil
 	}
 }
 
-// TakeTLSOverhead returns, and resets, how many bytes the peer has sent since the last call that
-// were work for TLS and no data: padding, records without data, and 1 KiB (keyUpdateOverhead) for
-// each change of keys. A handler that limits a peer's rate adds them to the bytes that OnData
-// brings. Where crypto/tls stays for the life of the connection, a change of keys counts with its
-// own bytes only.
+// TakeTLSOverhead returns and resets the TLS overhead since the last call, in bytes: padding, records
+// without data, and 1 KiB (keyUpdateOverhead) for each KeyUpdate of the peer. A handler that limits a
+// peer's rate adds it to the length of what OnData gets. Where crypto/tls stays for the life of the
+// connection, a KeyUpdate counts as the length of its record.
 func (c *Conn) TakeTLSOverhead() (n int) {
 	switch {
 	case c.tls == nil:
@@ -225,9 +246,9 @@ func (c *Conn) TakeTLSOverhead() (n int) {
 
 // PresentedCertificate returns the certificate that our end has shown to the peer, for the channel
 // binding tls-server-end-point. It is known only if GetCertificate of the configuration called
-// Present(*tls.Certificate) on [tls.ClientHelloInfo].Conn. It is nil otherwise, and where a session
-// was resumed: the peer then knows the certificate of an earlier handshake, which may be another
-// one.
+// Present(*tls.Certificate) on [tls.ClientHelloInfo].Conn, which is a memConn here. It is nil otherwise,
+// and where a session was resumed: the peer then knows the certificate of an earlier handshake, which may
+// be another one.
 func (c *Conn) PresentedCertificate() *tls.Certificate {
 	if c.tls == nil {
 		return nil
@@ -235,11 +256,11 @@ func (c *Conn) PresentedCertificate() *tls.Certificate {
 	return c.tls.presentedCertificate()
 }
 
-// Append copies p to the outbox. All bytes that are appended in one turn leave in one write at its
-// end. It reports whether p was taken. After Close it takes nothing (see [Conn.Closing]). It also
-// takes nothing while Config.OutboxBytes or more wait for a peer that does not read; the caller
-// decides what becomes of that connection. Below the limit p is taken whole, of whatever length.
-// Any goroutine.
+// Append copies p to the outbox. The bytes that are appended in one turn leave together at its end, in
+// writes of writeChunk. It reports whether p was taken. After Close it takes nothing (see
+// [Conn.Closing]). It also takes nothing while Config.OutboxBytes or more wait for a peer that does not
+// read; the caller decides what becomes of that connection. Below the limit p is taken whole, of whatever
+// length. Any goroutine.
 func (c *Conn) Append(p []byte) (ok bool) {
 	c.mu.Lock()
 	if c.closing {
@@ -272,8 +293,9 @@ func (c *Conn) Closing() bool {
 	return c.closing
 }
 
-// NotifyDrain asks for one call of the handler's OnDrain when the outbox is empty. The call comes
-// at the end of this turn at the earliest, also when the outbox is empty now.
+// NotifyDrain asks for one call of the handler's OnDrain when the outbox is empty; the engine may still
+// have unsent bytes. The call comes at the end of this turn at the earliest, also when the outbox is
+// empty now. OnDrain also comes without a request, after c was write-blocked (markWriteBlocked).
 func (c *Conn) NotifyDrain() {
 	c.loop.AssertOwned()
 	c.flags |= flagNotifyDrain
@@ -287,8 +309,8 @@ func (c *Conn) NotifyDrain() {
 }
 
 // AfterFlush calls f once on c's loop, never inside this call. f(true) means that the socket has
-// taken all bytes that were appended before, and no bytes wait in outbox or engine. f(false) means
-// that c closed first, and its last bytes may be lost. Any goroutine.
+// taken all bytes that were appended before this call. f(false) means that c closed first, and its last
+// bytes may be lost. f is not called if the reactor has stopped, or if the flush panics. Any goroutine.
 func (c *Conn) AfterFlush(f func(taken bool)) {
 	c.mu.Lock()
 	if c.closing {
@@ -372,8 +394,8 @@ func (c *Conn) CloseWith(last []byte, reason error) {
 }
 
 // Pause stops reading: c leaves the poller's read set, so that TCP's flow control slows the peer. A
-// pause has no deadline of its own; the handler sets one with Arm. A FIN of the peer is noticed
-// only after Resume.
+// pause has no deadline of its own; the handler sets one with Arm. The peer's FIN is noticed only after
+// Resume.
 func (c *Conn) Pause() {
 	c.loop.AssertOwned()
 	if c.flags&(flagPaused|flagSocketClosed) != 0 {
@@ -388,14 +410,14 @@ func (c *Conn) Pause() {
 	}
 }
 
-// PauseForReply is a lazy pause, for a peer that by its protocol sends nothing until it gets a
-// reply. c stays in the read set; it leaves it only if the peer sends all the same, and that one
-// read is parked. A login saves four system calls by it. It is not for work that lasts: while it is
-// in force, a peer that hangs up closes the connection at once. Where crypto/tls holds the record
-// layer this is Pause, because crypto/tls may have buffered input that the socket does not show.
+// PauseForReply is a lazy pause, for a peer that, by its protocol, sends nothing until it gets a reply.
+// c stays in the read set. If the peer sends anyway, that one read is parked, and c leaves the read set
+// then (enforcePause). This saves a login four system calls. It is not for long work: if the peer hangs
+// up during a lazy pause, the connection closes at once. While c is on crypto/tls this is Pause, because
+// crypto/tls may have buffered input that the socket does not show.
 func (c *Conn) PauseForReply() {
 	c.loop.AssertOwned()
-	if c.tls != nil && c.tls.std != nil { // it may have read more than it shows
+	if c.tls != nil && c.tls.std != nil { // crypto/tls
 		c.Pause()
 		return
 	}
@@ -406,10 +428,11 @@ func (c *Conn) PauseForReply() {
 	c.loop.meter.Paused++
 	if c.sock.Reading() {
 		c.flags |= flagLazyPause
-	} // else reading is off, and Resume takes c to the deferred-input queue
+	} // otherwise reading is off already, as after Pause, and Resume treats it so
 }
 
-// enforcePause turns a lazy pause into a real one: c leaves the read set.
+// enforcePause turns a lazy pause into a real one: c leaves the read set. Pause calls it, and
+// a delivery that has left input unconsumed. onTraffic does the same when c sends during the pause.
 func (c *Conn) enforcePause() {
 	if c.flags&flagLazyPause != 0 && c.flags&flagSocketClosed == 0 {
 		c.flags &^= flagLazyPause
@@ -419,9 +442,10 @@ func (c *Conn) enforcePause() {
 
 // Resume ends a pause. A connection with parked input, with TLS, or over its rate goes to the
 // loop's deferred-input queue; its parked input is delivered from there, in turn with other
-// connections, and reading is turned on only when all of it is consumed. Else a handler that
+// connections, and reading is turned on only when all of it is consumed. Otherwise a handler that
 // consumes a little at a time would park another read each time, up to maxParkedBytes. A plain
-// connection without parked input is read again at once.
+// connection without parked input, and not over its rate, is read again at once. After a lazy pause
+// that was not enforced there is nothing to do.
 func (c *Conn) Resume() {
 	c.loop.AssertOwned()
 	if c.flags&flagPaused == 0 {
@@ -431,7 +455,7 @@ func (c *Conn) Resume() {
 	c.flags &^= flagPaused | flagLazyPause
 	c.loop.meter.Paused--
 	switch {
-	case stillReading: // nothing was parked, and reading was never turned off
+	case stillReading: // no input is unconsumed (enforcePause), and reading was never turned off
 	case c.flags&flagSocketClosed != 0:
 	case c.flags&flagOverRate == 0 && c.parked == nil && c.tls == nil:
 		c.sock.SetRead(true)
@@ -440,9 +464,9 @@ func (c *Conn) Resume() {
 	}
 }
 
-// resumeInput delivers what c has parked, and turns reading on if c is not paused again. Only the
-// deferred-input queue calls it. Parked input of an unauthenticated connection passes admission
-// first.
+// resumeInput delivers c's unconsumed input, and turns reading on if c is not paused again. Only the
+// deferred-input queue calls it; Meter.Posted has its time. It does nothing if c is closing. Input of an
+// unauthenticated connection passes admission first: c may be queued there instead.
 func (c *Conn) resumeInput() {
 	if c.flags&(flagPaused|flagSocketClosed|flagClosing|flagDiscardInput) != 0 {
 		return
@@ -459,9 +483,10 @@ func (c *Conn) resumeInput() {
 	}
 }
 
-// MarkOverRate notes that the input of the present delivery took c over its rate. The reactor
-// counts the time of the delivery in Meter.OverRate and throttles the deferred-input queue. To be
-// called in OnData.
+// MarkOverRate notes that the current delivery took c over its rate. The reactor counts the time of the
+// delivery in Meter.OverRate and throttles the deferred-input queue. Call it from OnData. It sets a field
+// of the loop, which each delivery resets: only one is under way. A delivery of onAdmitted does not
+// count.
 func (c *Conn) MarkOverRate() { c.loop.overRate = true }
 
 // noteOverRate accounts for a delivery that took d, if the handler called MarkOverRate in it.
@@ -488,7 +513,7 @@ func (c *Conn) unconsumed() (n int) {
 }
 
 // Arm sets c's only deadline and replaces an earlier one; OnTimer is called when it has passed.
-// Arm(0) disarms. On a connection that closes it does nothing.
+// Arm(0) disarms. On a connection that is closing it does nothing.
 func (c *Conn) Arm(at Tick) {
 	c.loop.AssertOwned()
 	if c.flags&(flagSocketClosed|flagClosed|flagClosing) == 0 {
@@ -496,14 +521,14 @@ func (c *Conn) Arm(at Tick) {
 	}
 }
 
-// OnTimer implements TimerHandler for the wheel: the linger time or the handler's deadline has
-// passed.
+// OnTimer implements TimerHandler for the wheel. If c lingers, the peer's FIN has not come in time;
+// otherwise the handler's deadline has passed.
 func (c *Conn) OnTimer(l *Loop) {
 	if c.flags&flagLinger != 0 {
 		c.destroy()
 		return
 	}
-	if c.flags&flagClosed == 0 && c.flags&flagOpen != 0 {
+	if c.flags&flagClosed == 0 && c.flags&flagOpened != 0 {
 		defer l.recoverPanic(c)
 		c.endpoint.handler.OnTimer(c)
 	}
@@ -516,7 +541,7 @@ func (c *Conn) onOpen(sock backendConn) {
 	l.updateTime()
 	c.sock = sock
 	l.addConn(c)
-	c.flags |= flagOpen
+	c.flags |= flagOpened
 	l.protect(c, func() { c.endpoint.handler.OnOpen(c) })
 	if c.endpoint.directTLS != nil {
 		if err := c.StartTLS(c.endpoint.directTLS, c.endpoint.role); err != nil {
@@ -528,12 +553,15 @@ func (c *Conn) onOpen(sock backendConn) {
 // onTraffic is called by the engine, on the loop, with the bytes of one read. p belongs to the
 // engine and is overwritten after the call. The steps:
 //
-//  1. A connection that closes drops p.
+//  1. A connection that is closing drops p.
 //  2. If c is paused or waits for admission, reading is turned off (a lazy pause becomes a real
 //     one).
-//  3. If c is unauthenticated and finds no budget, it is queued for admission. Its plaintext is
-//     parked; its ciphertext is kept unopened by the record layer.
-//  4. Otherwise p is delivered to the handler, and the time is metered.
+//  3. If c is unauthenticated and the loop's token bucket has too little for a login step, c is
+//     queued for admission.
+//  4. After step 2 or 3 p is kept: plaintext is parked, and tlsConn.deliver leaves ciphertext
+//     unopened in the record layer, as it checks the flags again. If the queue was full, c is
+//     closing, and p is freed with it.
+//  5. Otherwise p is delivered to the handler, and the time is metered.
 func (c *Conn) onTraffic(p []byte) {
 	l := c.loop
 	l.AssertOwned()
@@ -545,7 +573,7 @@ func (c *Conn) onTraffic(p []byte) {
 		return
 	}
 	if c.flags&(flagPaused|flagAdmissionQueued) != 0 {
-		// gnet puts the connection back in its read set whenever its own write buffer fills or drains.
+		// Besides a lazy pause: gnet puts c back in the read set when gnet's buffer of c fills or drains.
 		c.flags &^= flagLazyPause
 		c.sock.SetRead(false)
 		if c.flags&flagAdmissionQueued != 0 {
@@ -557,7 +585,7 @@ func (c *Conn) onTraffic(p []byte) {
 		if c.tls == nil {
 			c.parkInput(p)
 			return
-		} // ciphertext is kept by tlsConn.deliver, which opens nothing while paused
+		} // step 4: tlsConn.deliver opens nothing
 	}
 	c.deliver(p)
 	d := l.readClock().Sub(start)
@@ -566,9 +594,10 @@ func (c *Conn) onTraffic(p []byte) {
 	l.recordTurn(d)
 }
 
-// queuedForAdmission reports whether c must wait for admission with the n bytes that it has just
-// sent. It queues c then. If the queue is full it refuses c, and also returns true: the bytes are
-// not delivered. Established connections never wait. Input of a handshake does not wait here,
+// queuedForAdmission charges a login step (LoginStepCost) to the loop's token bucket for the n bytes
+// that c has just sent, and reports whether they must not be delivered now: the bucket has too little,
+// and c is queued for admission; or the queue is full, and c is refused. Input of an established session
+// never waits; its time is noted in admission.lastSessionInput. Input of a handshake does not wait here,
 // because the handshake as a whole does (tryBeginHandshake).
 func (c *Conn) queuedForAdmission(n int) bool {
 	if c.endpoint.admitter == nil || c.tls != nil && !c.Secure() {
@@ -591,6 +620,8 @@ func (c *Conn) queuedForAdmission(n int) bool {
 
 // onAdmitted continues with a connection that has waited for admission: it begins its handshake, or
 // delivers the input that was kept. It then turns reading on, if it was turned off while c waited.
+// Admission has taken c out of its queue and cleared flagAdmissionQueued. handshake is true only before
+// the handshake has begun, so c.tls.std is not nil then.
 func (c *Conn) onAdmitted(handshake bool) {
 	readOff := c.flags&flagAdmissionReadOff != 0
 	c.flags &^= flagAdmissionReadOff
@@ -608,11 +639,11 @@ func (c *Conn) onAdmitted(handshake bool) {
 }
 
 // alertInternal is a TLS record with the fatal alert internal_error (RFC 8446 section 6.2). It is
-// not encrypted, as no keys exist yet.
+// not encrypted: it is sent only before crypto/tls has begun the handshake.
 var alertInternal = []byte{21, 3, 3, 0, 2, 2, 80}
 
-// refuse closes a connection that admission or the handshake limit turns away. In TLS it gets an
-// alert; in plain its AdmissionHandler may send an error first.
+// refuse closes a connection that admission or the handshake limit turns away. Before its handshake it
+// gets an alert; otherwise, over plaintext or TLS, its AdmissionHandler may send an error first.
 func (c *Conn) refuse(why error) {
 	c.flags |= flagDiscardInput
 	switch {
@@ -642,9 +673,9 @@ func (c *Conn) parkInput(p []byte) {
 	c.loop.meter.ParkedBytes += len(p)
 }
 
-// overflow ends c because more than maxParkedBytes of input came while the handler consumed none:
-// the peer had sent ahead of a pause, or this engine can't pause. An OverflowHandler may send a
-// last error.
+// overflow ends c because more than maxParkedBytes of its input are unconsumed: see ErrInputOverflow. On
+// an engine that can't pause reading (Config.NoPause, or gnet without its epoll descriptor) every long
+// pause may end so. An OverflowHandler may send a last error.
 func (c *Conn) overflow() {
 	if c.flags&flagDiscardInput != 0 {
 		return
@@ -666,15 +697,17 @@ func (c *Conn) deliver(p []byte) {
 	c.feedHandler(p)
 }
 
-// feedHandler calls OnData with plaintext: the parked input, if there is some, and p after it. The
-// steps:
+// feedHandler calls OnData with plaintext: the parked input, if any, and p after it. The steps:
 //
 //  1. p is joined to the parked input, so that the handler sees one slice in the order of arrival.
-//  2. OnData returns how much it consumed. A handler that leaves input must have paused; in plain,
-//     c is closed if it has not. With TLS the delivery goes on with what was left.
-//  3. The rest is parked. If it was parked before and its buffer is not much too large, it moves to
-//     the front of that buffer: one that is consumed in many parts would otherwise be copied to new
-//     buffers, at three times the memory.
+//  2. OnData returns how much it consumed. A handler that leaves input must have paused; without
+//     TLS, c is closed if it has not. With TLS, tlsConn.deliver delivers the rest again.
+//  3. The rest is parked. If it came from a parked buffer that is not much too large, it moves to the
+//     front of that buffer. Input that is consumed in many parts would otherwise be copied to a new
+//     buffer each time. c.parked is not nil after OnData only if OnData itself has caused a delivery.
+//
+// A handler that calls StartTLS in OnData must consume all of p: the rest would be parked plaintext, and
+// be delivered after the handshake as if it had come over TLS. session.streamReader.startTLS checks it.
 func (c *Conn) feedHandler(p []byte) {
 	var parked []byte
 	if c.parked != nil {
@@ -723,7 +756,7 @@ func (c *Conn) callOnData(p []byte) (used int) {
 }
 
 // onClose is called by the engine, on the loop, when the socket is closed; perhaps inside one of
-// our own writes. err is nil after a FIN of the peer. A FIN without close_notify over TLS is an
+// our own writes. err is nil after the peer's FIN. A FIN without close_notify over TLS is an
 // error, because the end of the data may be missing (RFC 8446 section 6.1).
 func (c *Conn) onClose(err error) {
 	if c.flags&flagSocketClosed != 0 {
@@ -735,8 +768,8 @@ func (c *Conn) onClose(err error) {
 		if c.tls.flags&(tlsClient|tlsSecure) == tlsClient &&
 			c.flags&(flagClosed|flagCloseQueued|flagClosing|flagLinger) == 0 {
 			// A server may hang up because of our alert. The error of the handshake says more than
-			// the lost connection, and handshakeDone reports it: the handshake ends soon, as it
-			// gets no more input.
+			// the lost connection, and handshakeDone reports it. abortHandshake has ended the input,
+			// so the handshake's goroutine gets io.EOF and posts handshakeDone.
 			return
 		}
 		if err == nil && c.tls.flags&tlsPeerClosed == 0 {
@@ -747,7 +780,7 @@ func (c *Conn) onClose(err error) {
 }
 
 // closeLost marks a connection with a lost socket as closing, and queues its OnClose for the end of
-// the turn.
+// the turn. It posts an empty function, so that a turn comes.
 func (c *Conn) closeLost(err error) {
 	c.mu.Lock()
 	if !c.closing {
@@ -771,21 +804,23 @@ func (c *Conn) queueClose() {
 // The steps:
 //
 //  1. If the socket is gone, the outbox is dropped and OnClose is queued.
-//  2. During a handshake nothing of the outbox leaves; bytes of the handshake do.
-//  3. While c is paused the poller does not watch for room in the socket. So a retry, once a tick,
-//     flushes the engine's buffer here.
-//  4. If the engine still has unsent bytes and there is more to do, c becomes write-blocked. After
-//     a minute of that it is a slow consumer and is closed. A closing connection gets the linger
-//     timer.
+//  2. During a handshake nothing of the outbox leaves; bytes of the handshake do (tlsConn.writeOut).
+//     The outbox of a connection that closes during its handshake is dropped.
+//  3. While c is paused the poller does not watch whether the socket takes output. So a retry
+//     flushes the engine's buffer here, if Loop.flushPaused allows it.
+//  4. If the engine still has unsent bytes (c.sock.Buffered, not the outbox of c.Buffered) and the
+//     outbox has more, or c is closing or paused, c becomes write-blocked. After slowConsumerTicks of
+//     that it is a slow consumer and is closed. A closing connection gets the flush timeout.
 //  5. Otherwise the outbox is taken and written in chunks until the engine keeps some bytes. The
 //     rest goes back to the outbox, and c becomes write-blocked.
 //  6. Callbacks of AfterFlush wait until the engine has no unsent bytes. If c closes, finishClose
 //     runs them with false.
-//  7. When all is written: OnDrain, if asked for; the callbacks; and the end of a closing
-//     connection.
+//  7. Once everything has been written: OnDrain, if asked for, which may Append more; the callbacks;
+//     and the end of a closing connection.
 //
-// Engine calls may close the socket (onClose), so flagSocketClosed is checked after each. On the
-// loop, without c.mu.
+// Engine calls may close the socket (onClose), so flagSocketClosed is checked before c.sock is used for
+// more output. On the loop, without c.mu. After a panic (see flushOne) the outbox and the callbacks that
+// flush has taken are lost.
 func (c *Conn) flush() {
 	c.mu.Lock()
 	c.dirty = false
@@ -799,7 +834,7 @@ func (c *Conn) flush() {
 		}
 		return
 	}
-	if c.sock == nil { // not registered yet: onOpen comes first
+	if c.sock == nil { // onOpen has not come: no handler knows c yet, so the outbox is empty
 		c.mu.Unlock()
 		return
 	}
@@ -808,7 +843,7 @@ func (c *Conn) flush() {
 		c.tls.writeOut(c)
 		return
 	}
-	if c.sock.Buffered() > 0 && c.flags&flagLinger == 0 && c.flags&flagPaused != 0 && c.loop.tickRetry {
+	if c.sock.Buffered() > 0 && c.flags&flagLinger == 0 && c.flags&flagPaused != 0 && c.loop.flushPaused {
 		c.mu.Unlock() // step 3
 		c.sock.Flush()
 		c.mu.Lock()
@@ -831,7 +866,7 @@ func (c *Conn) flush() {
 			closing = true
 		}
 		if closing && c.flags&flagClosing == 0 {
-			c.armLingerTimer()
+			c.armFlushTimeout()
 		}
 		return
 	}
@@ -868,14 +903,14 @@ func (c *Conn) flush() {
 		c.requeueFlushCallbacks(callbacks)
 		c.markWriteBlocked()
 		if closing {
-			c.armLingerTimer()
+			c.armFlushTimeout()
 		}
 		return
 	}
 	if len(callbacks) > 0 && (closing || c.sock.Buffered() > 0) {
 		c.requeueFlushCallbacks(callbacks)
 		callbacks = nil
-		if !closing { // the engine does not say when it has written the rest
+		if !closing { // the engine does not report that it has written the rest: retries find out
 			c.scheduleWriteRetry()
 		}
 	}
@@ -888,7 +923,7 @@ func (c *Conn) flush() {
 		c.loop.protect(c, func() { c.endpoint.handler.OnDrain(c) })
 	}
 	if c.flags&flagWriteBlocked == 0 {
-		c.flags &^= flagWriteRetried
+		c.flags &^= flagBackoffReset
 	}
 	c.runFlushCallbacks(callbacks, true)
 	if closing {
@@ -917,19 +952,21 @@ func (c *Conn) discardOutbox() {
 	}
 }
 
-// armLingerTimer bounds how long a closing connection may take to flush its outbox: lingerTicks.
-func (c *Conn) armLingerTimer() {
+// armFlushTimeout bounds the last flush of a closing connection by lingerTicks, once. From then on no
+// more input is delivered.
+func (c *Conn) armFlushTimeout() {
 	if c.flags&flagClosing == 0 {
 		c.flags |= flagClosing
-		c.loop.wheel.arm(&c.timer, c.loop.Tick()+lingerTicks, lingerTimer{c})
+		c.loop.wheel.arm(&c.timer, c.loop.Tick()+lingerTicks, flushTimeout{c})
 	}
 }
 
-// A lingerTimer closes a connection if its peer does not read the last bytes.
-type lingerTimer struct{ conn *Conn }
+// A flushTimeout is the TimerHandler of Conn.timer while a closing connection flushes its last bytes. It
+// ends the connection if its peer does not read them. flagLinger is not set yet.
+type flushTimeout struct{ conn *Conn }
 
-// OnTimer drops the outbox and queues the end of the connection.
-func (t lingerTimer) OnTimer(*Loop) {
+// OnTimer drops the outbox and queues the end of the connection. The empty function makes a turn come.
+func (t flushTimeout) OnTimer(*Loop) {
 	t.conn.mu.Lock()
 	t.conn.discardOutbox()
 	t.conn.mu.Unlock()
@@ -944,11 +981,11 @@ func (c *Conn) markWriteBlocked() {
 }
 
 // scheduleWriteRetry puts c on the loop's list of write-blocked connections. A connection that is
-// new there resets the loop's write backoff, so that it is retried soon. One that was retried
-// before waits for the backoff.
+// new there resets the loop's write backoff, so that it is retried soon. With flagBackoffReset it has
+// done so since its output was last written; it then waits for the backoff.
 func (c *Conn) scheduleWriteRetry() {
-	if c.flags&flagWriteRetried == 0 {
-		c.flags |= flagWriteRetried
+	if c.flags&flagBackoffReset == 0 {
+		c.flags |= flagBackoffReset
 		c.loop.writeBackoff, c.loop.retryArmed = 0, false
 	}
 	if c.flags&flagWriteBlocked == 0 {
@@ -972,7 +1009,7 @@ func (c *Conn) write(p []byte) {
 
 // finishClose ends c at the end of a turn. The steps of the first call:
 //
-//  1. It cancels all that waits: admission, deadline, pause, outbox, parked input. Callbacks of
+//  1. It cancels everything pending: admission, deadline, pause, outbox, parked input. Callbacks of
 //     AfterFlush get false.
 //  2. It calls OnClose with the reason of Close.
 //  3. If the socket is open, it sends close_notify and FIN and reads on until the peer's FIN, for
@@ -1034,8 +1071,8 @@ func (c *Conn) destroy() {
 	c.release()
 }
 
-// release removes c from its loop and frees its TLS state. The engine has closed the socket; the
-// Conn must not be used after this, except for methods that are safe on any goroutine.
+// release removes c from its loop and frees its TLS state. The engine has closed the socket. After this
+// only methods for any goroutine, Remote, TLS and Secure may be called. A second call does no harm.
 func (c *Conn) release() {
 	if c.loop.removeConn(c) {
 		c.loop.connCount.Add(-1)

@@ -2,99 +2,106 @@ package reactor
 
 import "time"
 
-// A deferredQueue is the run queue of a loop's connections with parked input: their handlers have paused
-// and resumed, because they had their share of a turn or were over their rate. After each poll the loop
-// serves a slice of the queue, first come first served, so that the input of other connections waits for
-// one slice and not for all of them. After a connection that is over its rate the queue is throttled: all
-// such connections together take about a sixth of the loop's time. On the loop.
+// A deferredQueue is the run queue of a loop's connections that were paused and that Conn.Resume must not
+// read at once: they have parked input, TLS, or are over their rate (Conn.MarkOverRate). A handler pauses a
+// connection that has had its share of a turn, or its rate, and resumes it later. After each poll the loop
+// serves a slice of the queue, first-come, first-served. So the other connections wait for one slice, not
+// for the whole queue. After a connection that is over its rate the whole queue is throttled, connections
+// within their rate included: it rests until a timer fires. On the loop only.
 type deferredQueue struct {
 	loop         *Loop
 	conns        []*Conn // the queue from head on; the entries before head are nil
 	head         int
 	throttled    bool   // no slice is served until the timer of throttle fires
-	throttleOver bool   // it has fired: the next slice need not wait for a poll
-	endThrottle  func() // what the timer calls; one function for all timers
+	throttleOver bool   // a throttle has ended since the last slice: the next one needs no poll
+	endThrottle  func() // what the timer calls; made once, so that timers allocate no closure
 }
 
 const (
 	// deferredBudget is the length of a slice. A single delivery may take longer.
 	deferredBudget = 250 * time.Microsecond
-	// throttleFactor is for how many times as long as an over-rate connection was served the queue
-	// rests after it: 5 gives these connections a sixth of the time. maxThrottle bounds the rest.
+	// After a delivery of an over-rate connection the queue is throttled for throttleFactor times as long
+	// as the delivery took, so that these connections get a sixth of the loop's time. maxThrottle bounds
+	// the throttle: after a delivery of over 4 ms they get more.
 	throttleFactor = 5
 	maxThrottle    = 20 * time.Millisecond
 )
 
-// init sets up the queue of l.
-func (a *deferredQueue) init(l *Loop) {
-	a.loop = l
-	end := func() { a.throttled, a.throttleOver = false, true }
-	a.endThrottle = func() { l.Post(end) }
+// init sets up the queue of l. end runs as a posted function, in a turn that serves a slice afterwards.
+func (q *deferredQueue) init(l *Loop) {
+	q.loop = l
+	end := func() { q.throttled, q.throttleOver = false, true }
+	q.endThrottle = func() { l.Post(end) }
 }
 
-// push appends c, unless it is in the queue.
-func (a *deferredQueue) push(c *Conn) {
+// push appends c, unless it is in the queue. A connection that closes stays in the queue: resumeInput then
+// does nothing.
+func (q *deferredQueue) push(c *Conn) {
 	if c.flags&flagDeferred != 0 {
 		return
 	}
 	c.flags |= flagDeferred
-	a.conns = append(a.conns, c)
-	if !a.throttled {
-		a.scheduleRun()
+	q.conns = append(q.conns, c)
+	if !q.throttled {
+		q.scheduleRun()
 	}
 }
 
-// scheduleRun asks for a slice after the next poll, however short the last one was: a connection
-// over its rate has more input in its socket, which is read only then.
-func (a *deferredQueue) scheduleRun() {
-	if !a.loop.wakeupAfterPoll() { // the engine has stopped
-		a.throttleOver = true
-		a.loop.Post(func() {})
+// scheduleRun asks for a slice after the next poll. Without a poll in between, the next slice would find
+// nothing new of a connection over its rate: the last slice has turned its reading on, and a poll must
+// read it. Several requests before one poll count as one. If the engine has stopped, or its self-pipe is
+// broken, it falls back to a turn without a poll.
+func (q *deferredQueue) scheduleRun() {
+	if !q.loop.wakeupAfterPoll() {
+		q.throttleOver = true
+		q.loop.Post(func() {})
 	}
 }
 
-// throttle is called after input of an over-rate connection was handled for d. The queue rests for
-// throttleFactor times d from now. Engines without timers do not throttle.
-func (a *deferredQueue) throttle(d time.Duration) {
-	if !a.throttled {
-		a.throttled = a.loop.r.backend.AfterFunc(min(throttleFactor*d, maxThrottle), a.endThrottle)
+// throttle is called by Conn.noteOverRate after a delivery of an over-rate connection that took d. From now
+// on no slice is served for throttleFactor times d, but at most maxThrottle. While a throttle runs, a
+// further call does not extend it. An engine without timers, a Memory, does not throttle.
+func (q *deferredQueue) throttle(d time.Duration) {
+	if !q.throttled {
+		q.throttled = q.loop.r.backend.AfterFunc(min(throttleFactor*d, maxThrottle), q.endThrottle)
 	}
 }
 
-// run serves a slice. afterPoll is whether there was a poll before this turn; without one it does
-// nothing, unless a throttle has just ended. The slice ends after deferredBudget, after a
-// connection that was over its rate, or when a delivery has set the throttle. If connections are
-// left it schedules the next slice. The array is compacted when more than half of it is served, and
-// dropped when it is large and empty.
-func (a *deferredQueue) run(afterPoll bool) {
-	if a.head == len(a.conns) || a.throttled || !afterPoll && !a.throttleOver {
+// run serves a slice; Loop.turn calls it once. afterPoll is whether there was a poll before this turn;
+// without one it does nothing, unless a throttle has ended since the last slice. The slice ends after
+// deferredBudget, after a connection that was over its rate, or when a delivery has set the throttle. If
+// connections are left it schedules the next slice. The array is compacted when more than half of it has
+// been served, and dropped when it is large and empty.
+func (q *deferredQueue) run(afterPoll bool) {
+	if q.head == len(q.conns) || q.throttled || !afterPoll && !q.throttleOver {
 		return
 	}
-	a.throttleOver = false
-	start := a.loop.readClock()
-	for a.head < len(a.conns) {
-		c := a.conns[a.head]
-		a.conns[a.head] = nil
-		a.head++
+	q.throttleOver = false
+	start := q.loop.readClock()
+	for q.head < len(q.conns) {
+		c := q.conns[q.head]
+		q.conns[q.head] = nil
+		q.head++
 		c.flags &^= flagDeferred
-		overRate := c.flags&flagOverRate != 0 // its socket will be read now
-		a.loop.protect(c, c.resumeInput)
-		if overRate || a.throttled || a.loop.readClock().Sub(start) > deferredBudget {
+		// resumeInput clears the flag. It turns reading on, and the next poll reads c's next input.
+		overRate := c.flags&flagOverRate != 0
+		q.loop.protect(c, c.resumeInput)
+		if overRate || q.throttled || q.loop.readClock().Sub(start) > deferredBudget {
 			break
 		}
 	}
-	if a.head == len(a.conns) {
-		if a.conns, a.head = a.conns[:0], 0; cap(a.conns) > 4096 {
-			a.conns = nil
+	if q.head == len(q.conns) {
+		if q.conns, q.head = q.conns[:0], 0; cap(q.conns) > 4096 {
+			q.conns = nil
 		}
 		return
 	}
-	if a.head > 64 && a.head > len(a.conns)/2 {
-		n := copy(a.conns, a.conns[a.head:])
-		clear(a.conns[n:])
-		a.conns, a.head = a.conns[:n], 0
+	if q.head > 64 && q.head > len(q.conns)/2 {
+		n := copy(q.conns, q.conns[q.head:])
+		clear(q.conns[n:])
+		q.conns, q.head = q.conns[:n], 0
 	}
-	if !a.throttled {
-		a.scheduleRun()
+	if !q.throttled {
+		q.scheduleRun()
 	}
 }

@@ -71,7 +71,7 @@ func newDeferredTest(t *testing.T, n int, took time.Duration, flood bool) *defer
 	t.Cleanup(func() { r.ownWorkers.close() })
 	lt := &deferredTest{t, e, r.Loops()[0], &grinder{now: &now, took: took, flood: flood}, nil}
 	for i := range n {
-		c := &Conn{loop: lt.l, sock: &switched{reads: true}, endpoint: &endpoint{handler: lt.g}, flags: flagOpen,
+		c := &Conn{loop: lt.l, sock: &switched{reads: true}, endpoint: &endpoint{handler: lt.g}, flags: flagOpened,
 			HandlerState: fmt.Sprint(i)}
 		lt.l.addConn(c)
 		lt.l.connCount.Add(1)

@@ -149,7 +149,7 @@ var PairOn = connectPair
 // NewSlots makes handshake slots, as if this many connections waited for admission.
 func NewSlots(n, queued int) *handshakeSlots {
 	s := newHandshakeSlots(n)
-	s.queued.Store(int32(queued))
+	s.waiters.Store(int32(queued))
 	return s
 }
 
@@ -160,4 +160,4 @@ func (s *handshakeSlots) Take() { s.acquire() }
 func (s *handshakeSlots) Leave() { s.release() }
 
 // Crowd is the length of the admission queues of all loops.
-func (r *Reactor) Crowd() int { return int(r.handshakeSlots.queued.Load()) }
+func (r *Reactor) Crowd() int { return int(r.handshakeSlots.waiters.Load()) }

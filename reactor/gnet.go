@@ -19,50 +19,50 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// engine is the backend of real sockets: gnet v2.9.7, in its client mode, which has event loops and no
-// listeners. gnet's own accept path ends all loops on EMFILE, so acceptor accepts, and Register adds each
-// socket to a loop. engine is also gnet's event handler: its methods OnOpen, OnTraffic, OnClose and
+// engine is the backend of real sockets: gnet v2.9.7 as a gnet.Client, which runs event loops without
+// listeners. gnet's own accept path shuts all loops down on EMFILE, so acceptor accepts, and Register adds
+// each socket to a loop. engine is also gnet's event handler: its methods OnOpen, OnTraffic, OnClose and
 // OnShutdown are called by gnet, on a loop.
 //
 // This file depends on unexported parts of gnet, of exactly the version in go.mod: the fields
 // eventloop.poller and Poller.fd (epollFDOf), the functions newStreamConn and register0, and the fact that
 // gnet.Conn holds a *conn and gnet.EventLoop a *eventloop (Register). A new version of gnet has to be
-// compared with this file first. It was chosen all the same: an accepted connection costs 3 system calls
-// by this way and 20 by gnet's public one.
+// compared with this file first. This dependence is worth it: an accepted connection costs 3 system calls
+// this way and 20 through gnet's public Enroll.
 type engine struct {
 	gnet.BuiltinEventEngine
 	r   *Reactor
 	cli *gnet.Client
-	// mu guards loops, stopping and cause.
+	// mu guards stopping and cause. The other fields are set by Start and do not change after it.
 	mu       sync.Mutex
-	loops    map[gnet.EventLoop]*Loop // the Loop of each gnet loop
-	stopping bool                     // Stop was called: the end of a loop is no error
-	done     chan struct{}            // closed when the engine has ended
-	cause    error                    // why it ended without Stop
-	// sampleConn is a closed connection that gnet made. Register takes the type word of its interface
-	// value, as the type itself is unexported.
+	stopping bool          // Stop was called: the end of a loop is no error
+	done     chan struct{} // closed when the first loop has ended: the others may still run
+	cause    error         // why that loop ended without Stop
+	// sampleConn is a connection of start's step 1, which is not used as a connection any more. Register
+	// takes the type word of its interface value, as the type itself is unexported.
 	sampleConn gnet.Conn
-	// selfPipePeers are the far ends of the loops' self-pipes, by Loop.Index.
+	// selfPipePeers are the process's ends of the loops' self-pipes, by Loop.Index.
 	selfPipePeers []net.Conn
 }
 
-// A selfPipe is the context of a connection between the process and one of its loops. Each loop has one for
-// its whole life. A byte that is sent to it is read after the next poll, among the other sockets: that is
-// WakeupAfterPoll. Its end shows that the loop has ended, which gnet reports in no other way.
+// A selfPipe is a TCP connection from the process to one of its own loops, and the gnet context of the
+// loop's side. Each loop has one for its whole life. WakeupAfterPoll sends a byte to it: when the loop
+// reads the byte, it has polled since. If the socket is closed without Stop, the loop has terminated: gnet
+// reports the end of a single loop in no other way.
 type selfPipe struct {
-	conn       chan gnet.Conn // cap 1: the loop's end, once it is open
+	conn       chan gnet.Conn // cap 1: the loop's side, once it is open
 	readSignal chan struct{}  // cap 1: signalled with each read
 	loop       *Loop          // the loop that it wakes; nil for the second pipe of addSelfPipe
 }
 
 // newEngine returns an engine that is not started.
 func newEngine() *engine {
-	return &engine{loops: make(map[gnet.EventLoop]*Loop), done: make(chan struct{})}
+	return &engine{done: make(chan struct{})}
 }
 
 // Start starts gnet, binds each of loops to one loop of gnet, and gives each its self-pipe. pauses
-// is false if epoll's descriptor was not found or a pause did not work on some loop; then no loop
-// pauses.
+// is false, and no loop pauses, if Config.NoPause is set, if the epoll descriptor was not found, or if a
+// pause did not work on some loop. After an error the loops of gnet still run. Called once, by New.
 func (e *engine) Start(r *Reactor, loops []*Loop) (pauses bool, err error) {
 	if err := e.start(r, loops); err != nil {
 		return false, err
@@ -87,17 +87,19 @@ func (e *engine) Start(r *Reactor, loops []*Loop) (pauses bool, err error) {
 	return pauses, nil
 }
 
-// addSelfPipe makes l's self-pipe, and finds out with it whether pausing works. The steps:
+// addSelfPipe makes l's self-pipe, and tests with it whether pausing works. The steps:
 //
 //  1. It connects two pairs of sockets and adds one end of each to l: the self-pipe, and a second
 //     pipe that is closed at the end.
 //  2. It turns reading of the self-pipe off and writes a byte to it.
-//  3. It writes two bytes to the second pipe, one after the other, and waits until each was read.
-//     The first batch of epoll events may have been taken before the byte of step 2; the second was
-//     not.
-//  4. The byte of step 2 must not have been read yet. After reading is on again it must be read.
+//  3. It writes a byte to the second pipe and waits until it was read, twice. The loop may have called
+//     epoll_wait before step 2, and read the first byte after that call. It reads the second byte after a
+//     call that began later, and that would have reported the byte of step 2.
+//  4. The byte of step 2 must not have been read so far. Once reading is on again it must be read.
 //
-// It runs at start only, on the goroutine of New; the steps on the loop are tasks of gnet.
+// It runs at start only, on the goroutine of New; SetRead runs on the loop, as a task of gnet. The test
+// fails, without an error, if a byte is not read within 10 seconds. Enroll closes the net.Conn that it is
+// given, and keeps a duplicate.
 func (e *engine) addSelfPipe(l *Loop, el gnet.EventLoop) (pauses bool, err error) {
 	enroll := func(stays *Loop) (*selfPipe, net.Conn, error) {
 		a, b, err := loopbackPair()
@@ -142,7 +144,7 @@ func (e *engine) addSelfPipe(l *Loop, el gnet.EventLoop) (pauses bool, err error
 		select {
 		case <-p.readSignal:
 			return true
-		case <-time.After(10 * time.Second): // a loaded machine may take some of it
+		case <-time.After(10 * time.Second): // far more than a loaded machine needs
 			return false
 		}
 	}
@@ -164,17 +166,18 @@ func (e *engine) addSelfPipe(l *Loop, el gnet.EventLoop) (pauses bool, err error
 	return !early && wasRead(p), nil
 }
 
-// start runs gnet with as many loops as there are Loops, and pairs them. gnet's client gives out
-// its loops only with connections, so the steps are:
+// start runs gnet with as many loops as there are Loops, and pairs them. gnet's client exposes its
+// loops only through connections, so the steps are:
 //
-//  1. Connections to ourselves are added one after another. gnet gives each to the loop with the
-//     fewest, so after as many as there are loops all were seen; four times as many are tried.
-//  2. Those connections are closed.
-//  3. Each gnet loop is bound to a Loop: its goroutine gets the pprof label "loop", and its id is
-//     noted for AssertOwned.
+//  1. Connections from the process to itself are added one after another. gnet gives each to the loop
+//     with the fewest connections (a Client always does), so after as many as there are loops all have
+//     been seen; up to four times as many are tried.
+//  2. Those connections are closed at the process's side; gnet closes its side when it reads the FIN.
+//  3. Each gnet loop is bound to a Loop: its goroutine gets the pprof label "loop", and the goroutine's
+//     id is noted for AssertOwned.
 //
-// gnet's write buffer is 64 KiB as writeChunk is; its read buffer is shared by the connections of a
-// loop.
+// gnet's write buffer is 64 KiB, as writeChunk (conn.go) is; its read buffer, readBuffer
+// (objectsizes.go), is shared by the connections of a loop.
 func (e *engine) start(r *Reactor, loops []*Loop) error {
 	e.r = r
 	cli, err := gnet.NewClient(e, gnet.WithNumEventLoop(len(loops)), gnet.WithLogger(gnetLog{r}),
@@ -226,9 +229,6 @@ func (e *engine) start(r *Reactor, loops []*Loop) error {
 		}
 		l := loops[i]
 		i++
-		e.mu.Lock()
-		e.loops[el] = l
-		e.mu.Unlock()
 		l.engine = el
 		err := el.Execute(context.Background(), gnet.RunnableFunc(func(context.Context) error {
 			pprof.SetGoroutineLabels(pprof.WithLabels(context.Background(),
@@ -262,8 +262,8 @@ func loopbackPair() (a, b net.Conn, err error) {
 	return connectPair(ln)
 }
 
-// connectPair connects to ln and accepts that connection. Another process may connect to the port,
-// too; its connections are closed.
+// connectPair connects to ln and accepts that connection. Another process may also connect to the port;
+// its connections are closed.
 func connectPair(ln net.Listener) (a, b net.Conn, err error) {
 	if a, err = net.Dial("tcp", ln.Addr().String()); err != nil {
 		return nil, nil, err
@@ -280,11 +280,11 @@ func connectPair(ln net.Listener) (a, b net.Conn, err error) {
 	}
 }
 
-// epollFDOf returns the epoll descriptor of a gnet loop, which SetRead needs and gnet does not give
-// out. It reads el.poller.fd by reflection, as gnet v2.9.7 names these fields. With other names or
-// types the result is 0, and the loop works without pauses; addSelfPipe tries a pause before
-// anything relies on it. gnet's build tag poll_opt must not be used: it keeps a pointer in the epoll
-// event, where updateInterest writes the descriptor.
+// epollFDOf returns the epoll descriptor of a gnet loop, which SetRead needs and gnet does not give out.
+// It reads el.poller.fd by reflection, as gnet v2.9.7 names these fields. With other names or types the
+// result is 0, which is never an epoll descriptor here (0 is the standard input), and the loop works
+// without pauses; addSelfPipe tries a pause before anything relies on it. gnet's build tag poll_opt must
+// not be used: it keeps a pointer in the epoll event, where updateInterest writes the descriptor.
 func epollFDOf(el gnet.EventLoop) (fd int) {
 	defer func() {
 		if recover() != nil {
@@ -295,14 +295,17 @@ func epollFDOf(el gnet.EventLoop) (fd int) {
 }
 
 // Register makes a gnet connection for fd and adds it to the loop of c, as a task on that loop. It
-// does what gnet's Enroll does after its preparations. Enroll wants a net.Conn, which was
-// registered with Go's own poller before; it duplicates the descriptor, allocates addresses, and
+// does what gnet's Enroll does after its preparations. Enroll wants a net.Conn, which means
+// that the socket was added to Go's own poller; it duplicates the descriptor, allocates addresses, and
 // starts a goroutine: 20 system calls and 20 µs for each accepted connection, instead of 3 calls.
 //
 // The task builds a gnet.Conn: it copies the interface value sampleConn, as its type word is right,
 // and sets its data word to what newStreamConn returned. register0 adds the descriptor to epoll and
-// calls engine.OnOpen. When it fails it has closed fd. It may also return an error after OnOpen, if
-// the socket was closed in there; the connection was open then, and onClose has reported its end.
+// calls engine.OnOpen. If it can't add it, it closes fd and returns the error. It may also return an
+// error after OnOpen, if the socket was closed during OnOpen. flagOpened, which is never cleared, tells
+// the two apart: the connection was open then, and onClose has reported its end.
+//
+// done is called on the loop, or on the caller's goroutine if the loops have ended. Any goroutine.
 func (e *engine) Register(c *Conn, fd int, remote netip.AddrPort, done func(error)) {
 	el := c.loop.engine.(gnet.EventLoop)
 	err := el.Execute(context.Background(), gnet.RunnableFunc(func(context.Context) error {
@@ -311,7 +314,7 @@ func (e *engine) Register(c *Conn, fd int, remote netip.AddrPort, done func(erro
 		ifaceWords(&gc)[1] = newStreamConn("tcp", fd, loop, nil, nil, nil)
 		gc.SetContext(pendingConn{c, remote})
 		err := register0(loop, ifaceWords(&gc)[1])
-		if c.flags&flagOpen != 0 {
+		if c.flags&flagOpened != 0 {
 			err = nil // see above: the error of a connection that was open
 		}
 		done(err)
@@ -324,7 +327,7 @@ func (e *engine) Register(c *Conn, fd int, remote netip.AddrPort, done func(erro
 }
 
 // newStreamConn is gnet's unexported constructor of a TCP connection. The linker resolves it: gnet
-// marks it in no way for that, but Go's linker restricts linkname only for the standard library. In
+// does not mark it for linkname, but Go's linker asks for such a mark only in the standard library. In
 // v2.9.7 its parameters are the protocol, the descriptor, the *eventloop, the peer's unix.Sockaddr
 // and two net.Addr; the last three are for gnet's own accessors only and may be nil. The result is
 // a *conn. If a new gnet renames the function, the program does not link. If it changes the
@@ -337,14 +340,14 @@ func newStreamConn(proto string, fd int, loop unsafe.Pointer, sa unix.Sockaddr, 
 
 // register0 is gnet's unexported method that adds a connection to its loop's epoll set, read events
 // only, and calls the event handler's OnOpen. It must run on the loop. In v2.9.7 it takes the
-// *eventloop (the receiver) and the *conn, and returns an error. What was said of newStreamConn
-// holds for it, too.
+// *eventloop (the receiver) and the *conn, and returns an error. The same
+// caveats apply as for newStreamConn.
 //
 //go:linkname register0 github.com/panjf2000/gnet/v2.(*eventloop).register0
 func register0(loop, conn unsafe.Pointer) error
 
 // ifaceWords returns the two words of an interface value: the type word, and the pointer to the
-// value. The gc compiler (Go 1.26) lays out a non-empty interface that holds a pointer in this way.
+// value. The gc compiler (Go 1.26) lays out an interface with methods that holds a pointer this way.
 // With another layout Register would give gnet a wrong pointer, and the first accepted connection
 // would crash the process.
 func ifaceWords[I any](i *I) *[2]unsafe.Pointer { return (*[2]unsafe.Pointer)(unsafe.Pointer(i)) }
@@ -355,14 +358,14 @@ type pendingConn struct {
 	remote netip.AddrPort
 }
 
-// Wakeup implements backend: it adds a task that runs l.turn to the queue of l's poller. gnet
+// Wakeup implements backend: it adds a task that runs l.turn (Loop.Run) to the queue of l's poller. gnet
 // writes to an eventfd if the loop may be asleep.
 func (e *engine) Wakeup(l *Loop) error {
 	return l.engine.(gnet.EventLoop).Execute(context.Background(), l)
 }
 
-// WakeupAfterPoll implements backend: it writes a byte to the loop's self-pipe, once until that was
-// read. The write does not block: there is at most one byte in the pipe.
+// WakeupAfterPoll implements backend: it writes a byte to the loop's self-pipe, unless one is there
+// that was not read yet. So the write does not block. On l only.
 func (e *engine) WakeupAfterPoll(l *Loop) error {
 	if l.pollWakeupPending {
 		return nil
@@ -374,13 +377,15 @@ func (e *engine) WakeupAfterPoll(l *Loop) error {
 	return nil
 }
 
-// AfterFunc implements backend with a timer of Go's runtime.
+// AfterFunc implements backend with a timer of Go's runtime, which runs f on a goroutine of its own. It
+// returns true: this engine has timers.
 func (e *engine) AfterFunc(d time.Duration, f func()) bool {
 	time.AfterFunc(d, f)
 	return true
 }
 
-// Stop implements backend: it ends gnet's loops, and closes the far ends of the self-pipes.
+// Stop implements backend: it ends gnet's loops, and closes the process's ends of the self-pipes. Reactor.Run
+// calls it once, at its end.
 func (e *engine) Stop() {
 	e.mu.Lock()
 	e.stopping = true
@@ -411,8 +416,9 @@ func (e *engine) OnOpen(gc gnet.Conn) ([]byte, gnet.Action) {
 
 // OnTraffic implements gnet.EventHandler. gnet calls it on a loop after each read, with readBuffer
 // bytes at most. The bytes stay in gnet's buffer until it returns; Next(-1) consumes all of them,
-// so that gnet keeps no copy. Input of a self-pipe means that a poll has been done since
-// WakeupAfterPoll, so the turn runs.
+// so that gnet keeps no copy. Input of a self-pipe means that the loop has polled since
+// WakeupAfterPoll, so the turn runs, with Loop.sincePoll at 0 and Loop.pollCompleted set. Loop.afterRead may
+// also run a turn, after many reads.
 func (e *engine) OnTraffic(gc gnet.Conn) gnet.Action {
 	p, _ := gc.Next(-1)
 	switch c := gc.Context().(type) {
@@ -432,7 +438,9 @@ func (e *engine) OnTraffic(gc gnet.Conn) gnet.Action {
 
 // OnClose implements gnet.EventHandler. gnet calls it on a loop when a socket was closed by the
 // peer, failed, or is about to be closed by us; perhaps inside a Write of ours. The descriptor is
-// still open during the call. io.EOF stands for a FIN and is passed on as nil.
+// still open during the call. io.EOF stands for a FIN, and also for a reset while reading is off.
+// It is passed on as nil; so is the nil of a close by Conn itself, which has noted that it is closing.
+// c.sock is nil if the socket fails before onOpen.
 func (e *engine) OnClose(gc gnet.Conn, err error) gnet.Action {
 	switch c := gc.Context().(type) {
 	case *Conn:
@@ -451,10 +459,11 @@ func (e *engine) OnClose(gc gnet.Conn, err error) gnet.Action {
 	return gnet.None
 }
 
-// OnShutdown implements gnet.EventHandler: all loops have ended. Without Stop that is an error.
+// OnShutdown implements gnet.EventHandler: gnet shuts its loops down. Without Stop that is an error.
 func (e *engine) OnShutdown(gnet.Engine) { e.finish(errEngineEnded) }
 
-// finish notes that the engine has ended, and the cause if Stop was not called. Any goroutine.
+// finish notes that a loop has ended, which ends the engine, and the first cause unless Stop was called. Any
+// goroutine.
 func (e *engine) finish(cause error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -468,7 +477,7 @@ func (e *engine) finish(cause error) {
 	}
 }
 
-// Wait implements backend.
+// Wait implements backend. It may return while other loops still run; the reactor then stops them.
 func (e *engine) Wait(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
@@ -481,20 +490,22 @@ func (e *engine) Wait(ctx context.Context) error {
 }
 
 // gnetConn is the backendConn of a socket. gnet buffers the output that the socket does not take, and
-// writes it when epoll reports room. Only on the loop.
+// writes it when epoll reports that the socket is writable. Only on the loop. After gnet has closed the
+// connection its methods do nothing: those that use the descriptor check closed, gnet's OutboundBuffered
+// returns 0, and gnet ignores a second Close.
 type gnetConn struct {
 	gc      gnet.Conn
 	loop    *Loop
 	addr    [16]byte // the peer's address, IPv4 mapped to IPv6, without a zone; gnet forgets it on close
 	port    uint16
-	readOff bool // SetRead(false): epoll reports neither input nor room for output
+	readOff bool // SetRead(false): epoll reports neither readable nor writable
 	closed  bool // gnet has closed the descriptor: its number may belong to another connection
 }
 
-// Write implements backendConn. It first tries a send of its own (sendNonblock); gnet gets the
-// rest, finds out why it did not fit, and buffers it. gnet then asks epoll for input and for room;
-// if reading is off the connection is taken out of the set again. It may call OnClose before it
-// returns.
+// Write implements backendConn. It first tries a send of its own (sendNonblock). gnet gets the
+// rest: it tries a write, closes the connection if that fails, or else buffers the rest and asks epoll for
+// readable and writable. If reading is off, the events are set to none again. gnet may call OnClose before
+// this returns.
 func (g *gnetConn) Write(p []byte) error {
 	if !g.closed && g.gc.OutboundBuffered() == 0 {
 		if p = p[sendNonblock(g.gc.Fd(), p):]; len(p) == 0 {
@@ -508,12 +519,12 @@ func (g *gnetConn) Write(p []byte) error {
 	return err
 }
 
-// sendNonblock sends as much of p as the socket takes, and returns that number; on an error it
-// returns 0, and the caller's next write finds the error. It makes a raw system call, of which Go's
-// scheduler is not told: a call through package unix may give the loop's processor to another
-// goroutine, and the loop would get one back only after TLS handshakes and the garbage collector.
-// That is right only because MSG_DONTWAIT never waits; a call that blocked would stop every
-// goroutine of this processor. p is alive during the call: the conversion unsafe.Pointer to uintptr
+// sendNonblock sends as much of p as the socket takes, and returns that number; on an error it returns 0,
+// and the caller's next write finds the error. It makes a raw system call without telling Go's scheduler.
+// During a call through package unix the scheduler may give the loop's processor (P) to another
+// goroutine. The loop would then have to wait for a P, among the goroutines of TLS handshakes and the
+// garbage collector. A raw call is right only because MSG_DONTWAIT never waits; a call that blocked would
+// stop every goroutine of this P. p is alive during the call: the conversion unsafe.Pointer to uintptr
 // stands in the call's argument list, as rule 4 of package unsafe asks.
 func sendNonblock(fd int, p []byte) int {
 	if len(p) == 0 {
@@ -527,8 +538,9 @@ func sendNonblock(fd int, p []byte) int {
 	return int(n)
 }
 
-// Flush implements backendConn. It does something only while reading is off; otherwise epoll
-// reports room, and gnet writes by itself.
+// Flush implements backendConn. It does something only while reading is off: Conn.flush calls it for
+// paused connections, in retries (Loop.flushPaused). Otherwise epoll reports writable, and gnet writes by
+// itself.
 func (g *gnetConn) Flush() {
 	if g.readOff && !g.closed && g.loop.epollFD != 0 {
 		if g.gc.Flush(); !g.closed {
@@ -541,10 +553,10 @@ func (g *gnetConn) Flush() {
 func (g *gnetConn) Buffered() int { return g.gc.OutboundBuffered() }
 
 // SetRead implements backendConn. It changes what epoll reports for the descriptor, without gnet's
-// knowledge; epoll always reports errors and hang-ups. While reading is off, room for output is not
-// reported either: gnet would write its buffer, and turn reading on when that is empty. EPOLLRDHUP
-// is never asked for: after it gnet reads until the end of the input at once, whatever the pause.
-// Without an epoll descriptor it does nothing.
+// knowledge; epoll always reports errors and hang-ups. While reading is off, writable is not
+// reported either: gnet would write its buffer, and turn reading on when that is empty. EPOLLRDHUP is
+// never requested: gnet would answer it by reading to the end of the input, in spite of the pause.
+// Without an epoll descriptor SetRead does nothing.
 func (g *gnetConn) SetRead(on bool) {
 	if g.loop.epollFD != 0 && !g.closed {
 		g.readOff = !on
@@ -569,7 +581,7 @@ func (g *gnetConn) updateInterest() {
 		Events: ev})
 }
 
-// CloseWrite implements backendConn. While gnet has unsent bytes it does nothing; the linger timer
+// CloseWrite implements backendConn. While gnet has unsent bytes it does nothing; Conn's timer of lingerTicks
 // then closes the connection.
 func (g *gnetConn) CloseWrite() {
 	if !g.closed && g.gc.OutboundBuffered() == 0 {
@@ -577,8 +589,8 @@ func (g *gnetConn) CloseWrite() {
 	}
 }
 
-// Close implements backendConn. gnet calls OnClose, tries to write what it has buffered, and closes
-// the descriptor.
+// Close implements backendConn. gnet calls OnClose, then tries once to write its buffer, and closes the
+// descriptor.
 func (g *gnetConn) Close() { g.gc.EventLoop().Close(g.gc) }
 
 // Remote implements backendConn.
@@ -586,8 +598,9 @@ func (g *gnetConn) Remote() netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom16(g.addr).Unmap(), g.port)
 }
 
-// gnetLog is gnet's logger. It writes what gnet reports to the reactor's log: errors of single
-// connections at level debug, as they are usual, and fatal ones at level error.
+// gnetLog is gnet's logger. It writes gnet's messages to the reactor's log: warnings and errors of single
+// connections at level debug, as they are routine, and fatal ones at level error. The text is under the
+// key "err".
 type gnetLog struct{ r *Reactor }
 
 // Debugf implements gnet's logging.Logger; it drops the message.
@@ -601,7 +614,7 @@ func (g gnetLog) Warnf(format string, a ...any) {
 	g.r.log.Debug("the event engine reports", "err", fmt.Sprintf(format, a...))
 }
 
-// Errorf implements gnet's logging.Logger. gnet reports failed reads and writes of peers by it.
+// Errorf implements gnet's logging.Logger. gnet reports failed reads and writes through it.
 func (g gnetLog) Errorf(format string, a ...any) {
 	g.r.log.Debug("the event engine reports", "err", fmt.Sprintf(format, a...))
 }

@@ -12,6 +12,16 @@ import (
 	"unsafe"
 )
 
+// This file is the event loop: its turns, its retries of writes, and its meter. The terms:
+//
+//   - The engine is the backend: gnet, or a Memory (memory.go), which runs loops in tests and has no timers.
+//   - A poll is the engine's epoll_wait; a wakeup makes the engine call turn.
+//   - A pause stops the reading of one connection: Conn.Pause.
+//   - A delivery is one call chain from the engine, or from a queue, to Handler.OnData.
+//   - A connection is write-blocked while its output waits for a retry (retryWrites).
+//   - A connection is over its rate after Conn.MarkOverRate. Admission bounds the work of unauthenticated
+//     connections: admission.go.
+
 // A Loop is one event loop: one goroutine, the connections that it owns, and its timers. It works in
 // turns (see turn). What a connection or a timer does runs on its loop, one callback at a time, so none of
 // that needs a lock. Other goroutines reach the loop through Post and through the methods of Conn that say
@@ -20,39 +30,41 @@ type Loop struct {
 	r         *Reactor
 	index     int
 	engine    any          // the engine's own loop: a gnet.EventLoop
-	epollFD   int          // its epoll descriptor, for pauses; 0: this engine can't pause
+	epollFD   int          // its epoll descriptor, for SetRead; 0: reading can't be paused
 	connCount atomic.Int32 // connections of this loop; Reactor.assign takes the loop with the fewest
 
-	// mu guards the fields up to stopped. It is the last lock in the lock order: it is taken under the
-	// locks of entities and outboxes, and no other lock is taken under it.
+	// mu guards the fields up to stopped. It is the last lock in the lock order: callers of Post and
+	// Conn.Append may hold any other lock, such as an entity's, and no lock is taken under mu.
 	mu          sync.Mutex
 	posted      []func() // functions for the next turn
 	dirty       []*Conn  // connections to flush
 	turnPending bool     // a turn was asked for, or runs: no other wakeup is needed
-	stopped     bool     // the engine takes no wakeups any more
+	stopped     bool     // a wakeup has failed: the engine has stopped. See Post
 
-	// The fields below are used on the loop only, without a lock.
+	// The fields below are used only on the loop's goroutine, without a lock.
 
-	// postedBatch and dirtyBatch are worked off by the present turn; the spares are their arrays of the
-	// turn before, which posted and dirty use again.
+	// postedBatch and dirtyBatch are drained by the current turn. The spares are the arrays of earlier
+	// batches, which posted and dirty use again.
 	postedBatch, sparePosted []func()
 	dirtyBatch, spareDirty   []*Conn
 	turnEndFuncs             []func()      // see AtTurnEnd
 	closes                   []*Conn       // connections for finishClose at the end of the turn
 	writeBlocked             []*Conn       // connections with bytes that the socket does not take
-	writeBackoff             time.Duration // until writeBlocked is retried; 0: no timer was started yet
+	writeBackoff             time.Duration // the delay of the last timer; 0: the next one is the shortest
 	retryArmed               bool          // the timer of the write backoff runs
 	overRate                 bool          // set by Conn.MarkOverRate during a delivery
-	retryGeneration          uint32        // counts backoff timers: only the latest one takes effect
-	// tickRetry is set while a retry may flush paused connections: once a tick, or after a backoff.
-	tickRetry         bool
-	openConns         []*Conn // open connections; Timer.connIndex is the position of each, plus 1
+	// counts backoff timers: scheduleWriteRetry may make a running one void
+	retryGeneration uint32
+	// flushPaused lets Conn.flush write the engine's buffer of a paused connection, which the engine does
+	// not do by itself. It is set by a tick and by a backoff timer, for one retryWrites.
+	flushPaused       bool
+	openConns         []*Conn // connections from onOpen to release; see addConn
 	wheel             wheel
 	now               time.Time     // see Now
 	sincePoll         time.Duration // time spent in turns since the last poll
-	pollWakeupPending bool          // WakeupAfterPoll was called, and its turn has not begun
-	pollCompleted     bool          // the turn that begins follows a poll
-	readBatchStart    time.Time     // when the reads began that no turn has followed yet; zero: none
+	pollWakeupPending bool          // used by engine: WakeupAfterPoll was called, and its turn has not begun
+	pollCompleted     bool          // set by the engine before a turn: there was a poll since WakeupAfterPoll
+	readBatchStart    time.Time     // start of the first read since the last turn; zero: none
 	admission         admission
 	deferred          deferredQueue
 	meter             Meter
@@ -62,46 +74,49 @@ type Loop struct {
 	openBuf           []byte                // scratch for records that are opened: see tlsConn.deliver
 }
 
-// A Meter holds the counters of one loop since its start, except where a field is a present value. The
-// loop publishes a copy once a tick.
+// A Meter holds the counters of one loop since its start. A field that says "currently" is a gauge: the
+// value at the last tick or change. The loop publishes a copy once a tick.
 type Meter struct {
 	// Turns counts turns and callbacks by length: below 1 µs, 2 µs, 4 µs, and so on.
 	Turns [24]uint64
-	// Handling is the time spent in handlers, with the opening of TLS records.
+	// Handling is the time of the deliveries of reads, with the opening of TLS records, and of admitted work.
 	Handling time.Duration
-	// Posted is the time spent in posted functions and in deferred input, Flushing that in writes and
-	// closes.
+	// Posted is the time of a turn before its flushes: admission, posted functions (ticks are among them),
+	// functions of AtTurnEnd and deferred input. Flushing is the time of its flushes and closes.
 	Posted, Flushing time.Duration
-	// OverRate is the part of Handling and Posted that input of connections took that were over their
-	// rate by it: see Conn.MarkOverRate.
+	// OverRate is the time of the deliveries in which the handler called Conn.MarkOverRate. It is a part of
+	// Handling and Posted.
 	OverRate time.Duration
 	// Longest is the longest turn or callback.
 	Longest time.Duration
-	// Connected is the number of open connections, Paused that of paused ones, now.
+	// Connected is the number of connections that currently belong to the loop, those on their way to it
+	// included (Loop.connCount). Paused is the number of those that are currently paused.
 	Connected, Paused int
-	// ParkedBytes is the input that was received and not consumed by handlers, now.
+	// ParkedBytes is the input, plaintext and ciphertext, that currently waits unconsumed.
 	ParkedBytes int
-	// OutboxBytes is what waits for sockets that take no more bytes, now.
+	// OutboxBytes is the output of write-blocked connections, currently, in outboxes and in the engine.
 	OutboxBytes int
-	// ScratchBytes is the capacity of the loop's own buffers and lists, now.
+	// ScratchBytes is the capacity of the loop's own buffers and lists, currently.
 	ScratchBytes int
-	// TLS is the number of connections with TLS. StdTLS is the number of those that crypto/tls holds: in
-	// a handshake, or for good. Now.
+	// TLS is the number of connections with TLS, currently. StdTLS is the number of those on crypto/tls:
+	// during a handshake, or for the life of the connection (see tls13Layer).
 	TLS, StdTLS int
-	// StdTLSGrowth is by how many bytes buffers of crypto/tls have grown since their handshakes, now. Such
-	// a buffer never shrinks.
+	// StdTLSGrowth is by how many bytes buffers of crypto/tls have grown since their handshakes, currently.
+	// Such a buffer never shrinks.
 	StdTLSGrowth int
-	// WarmTLS is the number of TLS 1.3 record layers with their AEADs in memory, now.
+	// WarmTLS is the number of TLS 1.3 record layers that currently have their AEADs in memory; those of
+	// idle connections are dropped (coolTicks).
 	WarmTLS int
 	// Panics counts panics that were caught on the loop.
 	Panics uint64
-	// Reads counts reads from sockets, Writes the writes of our own; the engine's retries are not counted.
+	// Reads counts reads from sockets. Writes counts calls of backendConn.Write; what the engine writes
+	// later from its buffer is not counted.
 	Reads, Writes uint64
 	// BytesIn counts bytes that were read, BytesOut bytes that were given to the engine.
 	BytesIn, BytesOut uint64
 	// SlowConsumers counts connections that ended with ErrSlowConsumer.
 	SlowConsumers uint64
-	// AdmissionQueued is the length of the admission queue, now.
+	// AdmissionQueued is the length of the admission queues, currently.
 	AdmissionQueued int
 	// AdmissionWaits counts waits in the admission queue by length, as Turns does.
 	AdmissionWaits [24]uint64
@@ -114,17 +129,19 @@ type Meter struct {
 	LongTurns uint64
 }
 
-// LongTurn is the length from which Meter.LongTurns counts turns. No turn should take so long:
+// LongTurn is the length above which Meter.LongTurns counts turns. No turn should take so long:
 // every connection of the loop waits for it.
 const LongTurn = 20 * time.Millisecond
 
-// Index returns l's position in [Reactor.Loops], by which other packages keep a value for each
-// loop. It never changes. Any goroutine.
+// Index returns l's position in [Reactor.Loops]. Other packages keep their values for each loop by it. It
+// never changes. Any goroutine.
 func (l *Loop) Index() int { return l.index }
 
-// Post runs f on the loop in its next turn. A function that is posted by a posted function runs in
-// the turn after. ok is false once the reactor has stopped: f will not run. A caller on a hot path
-// should keep f rather than make a closure for each call. Any goroutine.
+// Post runs f on the loop in a turn that has not begun, in the order of the calls: usually the next one,
+// or a later one if turnBudget is used up. ok is false if the reactor is known to have stopped: f will
+// not run. true is no promise: functions that are pending when the reactor stops are dropped. The list
+// has no bound. A caller on a hot path should keep f rather than make a closure for each call. Any
+// goroutine.
 func (l *Loop) Post(f func()) (ok bool) {
 	l.mu.Lock()
 	if l.stopped {
@@ -141,7 +158,8 @@ func (l *Loop) Post(f func()) (ok bool) {
 	return true
 }
 
-// wake asks the engine for a turn. The caller has set turnPending.
+// wake asks the engine for a turn. The caller has set turnPending. If the engine refuses, it has stopped:
+// after Reactor.Run has ended, or by itself.
 func (l *Loop) wake() {
 	if err := l.r.backend.Wakeup(l); err != nil {
 		l.mu.Lock()
@@ -163,23 +181,24 @@ func (l *Loop) markDirty(c *Conn) {
 	}
 }
 
-// AtTurnEnd runs f once, in this turn after its posted functions, or in the next turn. It is for
-// work that is cheaper when it is done once for many callbacks.
+// AtTurnEnd runs f once: in this turn, after its posted functions, if it is called by one of them or by an
+// admitted connection; otherwise in the next turn. The empty function makes a turn come. It serves to
+// batch work across callbacks, such as the deliveries of one poll.
 func (l *Loop) AtTurnEnd(f func()) {
 	l.AssertOwned()
 	l.turnEndFuncs = append(l.turnEndFuncs, f)
 	l.Post(func() {})
 }
 
-// Now returns the time at which the present turn or read began. All callbacks of a turn see the
-// same time.
+// Now returns the time at which the current turn, read or tick began. It is not updated between the
+// callbacks of a turn. On the loop.
 func (l *Loop) Now() time.Time { return l.now }
 
-// Tick returns the tick that the loop's timer wheel has reached.
+// Tick returns the tick that the loop's timer wheel has reached. On the loop.
 func (l *Loop) Tick() Tick { return l.wheel.now }
 
-// Arm makes t call to.OnTimer on this loop when tick at has come, instead of what t was armed for
-// before. At 0 disarms it. t must always be armed on the same loop, as it is an element of that
+// Arm makes t call to.OnTimer on this loop once the tick given by the parameter at has come. It replaces
+// an earlier arming; 0 disarms t. t must always be armed on the same loop, as it is an element of that
 // loop's wheel.
 func (l *Loop) Arm(t *Timer, at Tick, to TimerHandler) {
 	l.AssertOwned()
@@ -205,20 +224,23 @@ func (l *Loop) Run(context.Context) error {
 // WakeupAfterPoll) and among many reads (afterRead). The steps:
 //
 //  1. If turns took more than turnBudget since the last poll, the turn is put off until after a
-//     poll: gnet works off its task queue completely before it polls, so turns that cause turns
-//     would keep sockets waiting.
-//  2. After a poll, unauthenticated connections that wait for admission are served.
+//     poll: gnet drains its task queue before it polls, so turns that cause turns would keep sockets
+//     waiting.
+//  2. After a poll, unauthenticated connections that wait for admission are served. Without a poll,
+//     admission's quota is renewed if nothing is queued that could use it.
 //  3. The functions posted so far run, for turnBudget at most; the others go back to the front of
 //     the list. Functions that they post run in the next turn.
 //  4. The functions of AtTurnEnd run.
-//  5. A slice of the deferred-input queue is served.
+//  5. A slice of the deferred-input queue is served, if there was a poll (deferredQueue.run).
 //  6. Outboxes are flushed, for turnBudget at most. Connections that became dirty in steps 2 to 5
 //     are included: that needs no further wakeup, which would be three system calls.
 //  7. Connections are closed, for turnBudget at most.
-//  8. If anything was posted meanwhile or is left, another turn is asked for.
+//  8. If anything was posted meanwhile, or posted functions, flushes or closes are left, another turn is
+//     asked for. Admission and the deferred-input queue ask for theirs themselves.
 //
-// Times are wall-clock times: on an overcommitted machine the system may take the processor away in
-// between.
+// Budgets are checked at every fourth item, so one long function overruns its budget. Times are elapsed
+// times, not processor times. Handlers, posted functions, flushes and admitted work are recovered after a
+// panic; the steps themselves are not.
 func (l *Loop) turn() {
 	l.AssertOwned()
 	if l.sincePoll > turnBudget && l.wakeupAfterPoll() {
@@ -276,16 +298,18 @@ func (l *Loop) turn() {
 }
 
 // wakeupAfterPoll asks the engine for a turn after its next poll. It reports whether the engine
-// still runs. A Wakeup would not do: gnet runs all its tasks, also those that tasks add, before it
-// polls.
+// still runs. Wakeup is not enough: gnet runs all its tasks, including those that tasks add, before it
+// polls. sincePoll becomes 0 now, so that step 1 puts off turns only once before the poll.
 func (l *Loop) wakeupAfterPoll() bool {
 	l.AssertOwned()
 	l.sincePoll = 0
 	return l.r.backend.WakeupAfterPoll(l) == nil
 }
 
-// afterRead is called by the engine after each read. When reads of one poll have taken readBudget,
-// it runs a turn, so that answers to the first reads do not wait for the last one.
+// afterRead is called by the engine after each read. When readBudget has passed since the first read
+// that no turn has followed, it runs a turn, so that answers to the first reads of a poll do not wait for
+// the last one. (A read that made no output is followed by no turn; the next read may then run one that
+// has nothing to do.)
 func (l *Loop) afterRead() {
 	l.sincePoll = 0
 	switch {
@@ -296,12 +320,12 @@ func (l *Loop) afterRead() {
 	}
 }
 
-// readBudget is for how long sockets are read before a turn flushes the answers.
+// readBudget bounds how long sockets are read before a turn flushes the answers.
 const readBudget = 2 * time.Millisecond
 
 // turnBudget bounds each of these by itself: the posted functions of a turn, its flushes, its
-// closes, the admissions of a turn, and the turns between two polls. At 2 ms instead of 4, 6
-// instead of 8 turns of a TLS login storm took over 20 ms.
+// closes, the admissions of a turn, and the turns between two polls. Half of it gains little: with 2 ms,
+// 6 turns of a storm of TLS logins took over 20 ms, with 4 ms 8 turns.
 const turnBudget = 4 * time.Millisecond
 
 // requeuePosted puts functions that did not run back before those posted since.
@@ -311,9 +335,10 @@ func (l *Loop) requeuePosted(rest []func()) {
 	l.mu.Unlock()
 }
 
-// flush writes the outboxes of dirty connections, for turnBudget at most; the others go back to the
-// front of the list. It then retries write-blocked connections, unless a backoff timer will do so.
-// The clock is read with every fourth connection, as a read costs a fraction of a write.
+// flush writes the outboxes of dirty connections, for turnBudget at most, counted from the fourth one; the
+// others go back to the front of the list. It then retries write-blocked connections, unless a backoff
+// timer will do so. A connection that became write-blocked just now is tried once more, which starts its
+// timer. The clock is read with every fourth connection, as a read costs a fraction of a write.
 func (l *Loop) flush() {
 	l.mu.Lock()
 	l.dirtyBatch, l.dirty = l.dirty, l.spareDirty[:0]
@@ -343,10 +368,11 @@ func (l *Loop) flush() {
 }
 
 // retryWrites flushes the write-blocked connections. gnet does not report when a socket takes bytes
-// again, so the loop tries: after minWriteBackoff at first, then after twice the time whenever no
-// socket took a byte, up to a tick. (Only waiting for the tick would let a burst to a client that
+// again, so the loop tries: after minWriteBackoff at first, then after twice the time as long as no
+// try led to a write of ours, up to a tick. (Only waiting for the tick would let a burst to a client that
 // reads at line rate overflow its outbox.) With many connections the backoff is longer, so that
-// tries take a small part of the loop's time. Without engine timers, in a Memory, ticks retry.
+// tries take a small part of the loop's time. A Memory has no timers: there each turn and each tick
+// retries.
 func (l *Loop) retryWrites() {
 	before := l.meter.Writes
 	list := l.writeBlocked
@@ -355,7 +381,7 @@ func (l *Loop) retryWrites() {
 		c.flags &^= flagWriteBlocked
 		l.flushOne(c)
 	}
-	l.tickRetry = false
+	l.flushPaused = false
 	if l.meter.Writes != before {
 		l.writeBackoff = 0
 	}
@@ -368,14 +394,14 @@ func (l *Loop) retryWrites() {
 	n := l.retryGeneration
 	l.retryArmed = l.r.backend.AfterFunc(l.writeBackoff, func() {
 		l.Post(func() {
-			if n == l.retryGeneration { // no newer backoff was started by a newly blocked connection
-				l.retryArmed, l.tickRetry = false, true
+			if n == l.retryGeneration { // scheduleWriteRetry has not caused a newer timer
+				l.retryArmed, l.flushPaused = false, true
 			}
 		})
 	})
 }
 
-// minWriteBackoff is the first write backoff. retryCostPerConn is the least backoff for each
+// minWriteBackoff is the first write backoff. retryCostPerConn is the minimum backoff per
 // write-blocked connection, some two hundred times what a try costs.
 const (
 	minWriteBackoff  = 2 * time.Millisecond
@@ -388,8 +414,8 @@ func (l *Loop) flushOne(c *Conn) {
 	c.flush()
 }
 
-// runCloses calls finishClose for connections that close, for turnBudget at most: thousands may be
-// lost at the same time. The others wait for the next turn.
+// runCloses calls finishClose for connections that close, for turnBudget at most: thousands may drop at
+// once. The others wait for the next turn.
 func (l *Loop) runCloses() {
 	start := l.readClock()
 	for n := 0; n < len(l.closes); n++ {
@@ -409,7 +435,7 @@ func (l *Loop) runCloses() {
 // readClock reads the clock of the configuration; a Memory has one that a test moves.
 func (l *Loop) readClock() time.Time { return l.r.cfg.Clock() }
 
-// updateTime sets Now to the present time and returns it.
+// updateTime sets Now to the current time and returns it.
 func (l *Loop) updateTime() time.Time {
 	l.now = l.readClock()
 	return l.now
@@ -425,14 +451,15 @@ func (l *Loop) recordTurn(d time.Duration) {
 	}
 }
 
-// tick is posted every TickLength. It fires timers that are due, retries write-blocked connections,
-// and publishes the meter. While connections wait for admission it also asks for a turn after the
-// poll, as a Memory has no other timer for that.
+// tick is posted every TickLength by Reactor.Run. It fires timers that are due (wheel.advance recovers a
+// panic of each), retries write-blocked connections, and publishes the meter. While connections wait for
+// admission it also asks for a turn after the poll: in a Memory the timer of admission.scheduleRun does
+// not exist.
 func (l *Loop) tick() {
 	start := l.updateTime()
 	l.wheel.advance(l, l.r.tickAt(l.now))
 	if len(l.writeBlocked) > 0 {
-		l.tickRetry = true
+		l.flushPaused = true
 		l.retryWrites()
 		l.runCloses()
 	}
@@ -474,8 +501,8 @@ func (l *Loop) recoverPanic(c *Conn) {
 	}
 }
 
-// addConn adds c to the open connections. A list with positions takes 8 bytes a connection, a map
-// of pointers took 39.
+// addConn adds c to openConns. c's position there, plus 1, is in c.timer.connIndex: a Timer has four free
+// bytes, a Conn has none. A list with positions takes 8 bytes a connection, a map of pointers took 39.
 func (l *Loop) addConn(c *Conn) {
 	l.openConns = append(l.openConns, c)
 	c.timer.connIndex = uint32(len(l.openConns))

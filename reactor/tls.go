@@ -17,26 +17,39 @@ import (
 	"time"
 )
 
-// A Role is the end of TLS that a connection has here.
+// This file is TLS on a connection: the handshake in crypto/tls, and the change to a record layer. A
+// goroutine runs the handshake over a memConn, which the loop feeds. Then detach (tlskeycapture.go) makes a
+// tls13Layer (tls13layer.go) from the captured keys, and the tls.Conn is dropped; or the connection stays on
+// crypto/tls for good. The terms:
+//
+//   - std is the crypto/tls side (stdTLS), layer the reactor's own record layer for TLS 1.3.
+//   - Parked plaintext is in Conn.parked. Ciphertext that waits is in the record layer: buffered.
+//   - TLS overhead is what a peer sends without data, or besides it: see Conn.TakeTLSOverhead.
+//   - A handshake counts in handshakeLimit from its beginning to its end. It holds one of handshakeSlots
+//     only while it computes.
+//
+// (T08 and the like are attacks with a test each: cmd/internal/house/attacks.txt.)
+
+// A Role is the side of TLS that the process takes on a connection.
 type Role uint8
 
 const (
-	// ServerRole is the end that shows a certificate: accepted connections, also those of STARTTLS.
+	// ServerRole is the TLS server, which presents a certificate: accepted connections, also with STARTTLS.
 	ServerRole Role = iota
-	// ClientRole is the end that sends the ClientHello: dialled connections.
+	// ClientRole is the TLS client, which sends the ClientHello: dialled connections.
 	ClientRole
 )
 
-// handshakeTicks is how long a peer has to begin its handshake, and how long the handshake may take
-// then: 10 seconds each. handshakeQueueTicks is how long it may wait for admission in between: 30
-// seconds.
+// handshakeTicks bounds two times by 10 seconds each: from StartTLS to the first bytes of the peer, and from
+// beginHandshake to the end of the handshake. A handshake that waits for admission between the two may wait
+// for handshakeQueueTicks: 30 seconds.
 const (
 	handshakeTicks      = 100
 	handshakeQueueTicks = 300
 )
 
 // coolTicks is the time without traffic after which a TLS 1.3 record layer drops its AEADs: 10
-// seconds. Making them again takes about a microsecond, and they are 1.3 kB.
+// seconds. They take 1.3 kB (warmState), and making them again takes about a microsecond.
 const coolTicks = 100
 
 // A recordLayer opens and seals TLS records after the handshake: stdTLS, which is crypto/tls, or
@@ -44,17 +57,18 @@ const coolTicks = 100
 type recordLayer interface {
 	// feed takes received ciphertext. p is valid until parkUnread is called.
 	feed(p []byte)
-	// Read opens the next record into p, which has a capacity of maxCiphertext bytes at least, and
-	// returns the length of its plaintext. The error is errWouldBlock
-	// if the input ends within a record, io.EOF after close_notify; any other error ends the connection.
+	// Read opens the next record into p and returns the length of its plaintext. p has a length of
+	// maxCiphertext bytes at least. The error is errWouldBlock if the input ends within a record, and io.EOF
+	// after close_notify. Any other error ends the connection.
 	Read(p []byte) (int, error)
-	// parkUnread copies the input that was fed and not read.
+	// parkUnread copies the input that was fed and not read to a buffer of the record layer.
 	parkUnread()
 	// buffered returns the number of bytes of that input.
 	buffered() int
 	// seal appends records with p to dst. dst's array may be replaced by a larger one.
 	seal(dst, p []byte) ([]byte, error)
-	// takePending appends what the layer sends by itself: alerts, handshake messages, answers to KeyUpdate.
+	// takePending appends what the layer sends of its own accord: alerts, handshake messages, answers to
+	// KeyUpdate.
 	takePending(dst []byte) []byte
 	// appendCloseNotify appends the alert close_notify; nothing can be sealed after it.
 	appendCloseNotify(dst []byte) []byte
@@ -68,12 +82,13 @@ const (
 	tlsFailed                 // the handshake has failed: no close_notify can be sent
 )
 
-// A tlsConn is the TLS part of a Conn: 160 bytes, with the record layer. A connection begins with std. After
-// a TLS 1.3 handshake std becomes nil, and layer is used. On the loop.
+// A tlsConn is the TLS part of a Conn: 160 bytes, with layer. A connection begins with std. After a TLS 1.3
+// handshake std becomes nil, and layer is used. It belongs to the loop; the handshake's goroutine uses only
+// its stdTLS.
 type tlsConn struct {
 	std          *stdTLS         // during the handshake, and for good if the connection stays on crypto/tls
 	handshake    *handshakeState // nil until the handshake is done, and after ReleaseHandshakeState
-	meteredBytes int32           // the part of Meter.ParkedBytes that is ciphertext of this connection
+	meteredBytes int32           // what this connection's ciphertext has added to Meter.ParkedBytes
 	flags        uint8
 	layer        tls13Layer // in use if tlsSecure is set and std is nil
 }
@@ -94,7 +109,7 @@ type stdTLS struct {
 	begun         bool // beginHandshake was called
 	blanksLeft    int  // how many white-space bytes may still come before the handshake: see skipBlanks
 	overhead      int  // see Conn.TakeTLSOverhead
-	meteredGrowth int  // the part of Meter.StdTLSGrowth that is of this connection
+	meteredGrowth int  // what this connection has added to Meter.StdTLSGrowth
 }
 
 // maxBlanks is how many bytes of white space after <starttls/> are skipped. Further ones go to
@@ -103,7 +118,8 @@ const maxBlanks = 256
 
 // skipBlanks returns p without white space before the first byte of the handshake. RFC 6120 section
 // 5.3.3 forbids a client to send white space after <starttls/>, but clients that write lines do,
-// and it carries nothing. It is skipped on a server only where plaintext came before TLS.
+// and it carries nothing. It is skipped only for a server whose endpoint has no directTLS, where
+// plaintext came before TLS: StartTLS sets blanksLeft.
 func (s *stdTLS) skipBlanks(p []byte) []byte {
 	for s.blanksLeft > 0 && len(p) > 0 && (p[0] == ' ' || p[0] == '\t' || p[0] == '\r' || p[0] == '\n') {
 		s.blanksLeft--
@@ -115,21 +131,22 @@ func (s *stdTLS) skipBlanks(p []byte) []byte {
 	return p
 }
 
-// StartTLS makes c a TLS connection, at either end. Bytes that were appended before leave in plain; bytes
-// that are appended after leave when the handshake is done. A client's handshake begins at once, a
+// StartTLS makes c a TLS connection, at either end. Bytes that were appended before are sent in plaintext;
+// later ones are sent once the handshake is done. A client's handshake begins at once, a
 // server's with the first bytes of its peer. Then OnSecure is called, or OnClose if the handshake fails.
-// cfg is shared by connections and never changed; it must be the same value for all connections of a
-// port, as session tickets depend on it.
+// cfg is shared by connections and never changed; it must be the same pointer for all connections of a
+// port, as session tickets depend on it (captureConfigs).
 //
 // Parked plaintext is ErrUnexpectedPlaintext: it was sent before the handshake, and must not be
-// read after it as if it were protected; the caller ends the stream with policy-violation. StartTLS
-// also fails if c has TLS, if cfg is nil, or if c is lost.
+// read after it as if it were protected; the caller ends the stream with policy-violation. A caller in
+// OnData must consume all of its input, and check it: it is not parked yet (see feedHandler). StartTLS also
+// fails if c has TLS already, if cfg is nil, or if the socket is lost. On the loop.
 func (c *Conn) StartTLS(cfg *tls.Config, role Role) error {
 	if c.parked != nil {
 		return ErrUnexpectedPlaintext
 	}
 	if c.tls != nil || cfg == nil {
-		return errors.New("reactor: no TLS to start")
+		return errors.New("reactor: TLS has been started already, or has no configuration")
 	}
 	c.flush()
 	if c.flags&flagSocketClosed != 0 {
@@ -155,10 +172,10 @@ func (c *Conn) StartTLS(cfg *tls.Config, role Role) error {
 	return nil
 }
 
-// tryBeginHandshake is called when the peer has sent bytes during a handshake. The first bytes
-// begin a server's handshake, if admission allows it. If not, c is queued for admission; at the
-// limit of handshakes in flight it is queued, too. If the queue is full c is refused. More than
-// maxParkedBytes of input end c.
+// tryBeginHandshake is called when the peer has sent bytes before the end of the handshake. The first bytes
+// begin a server's handshake, if admission allows it. If not, or if the process has Config.Handshakes in
+// flight, c is queued for admission; if the queue is full, c is refused. beginHandshake may still refuse c;
+// the cost stays charged then. More than maxParkedBytes of input end c.
 func (t *tlsConn) tryBeginHandshake(c *Conn) {
 	buffered := t.buffered()
 	switch a := &c.loop.admission; {
@@ -177,14 +194,16 @@ func (t *tlsConn) tryBeginHandshake(c *Conn) {
 
 // beginHandshake starts a goroutine that runs the handshake. The steps:
 //
-//  1. The handshake is counted in handshakeLimit; at a limit c is refused.
+//  1. The handshake is counted in handshakeLimit. c is refused at the limit of its address, or if other
+//     loops have reached the limit of the process since tryBeginHandshake.
 //  2. Without Config.StdTLS the configuration gets a key capture. In FIPS 140 mode the connection
-//     stays on crypto/tls: only nonces that the Go module makes itself are approved there.
+//     stays on crypto/tls: the mode allows only AES-GCM nonces that Go's FIPS module makes.
 //  3. The goroutine takes a handshake slot, which memConn.Read gives back while it waits for input,
-//     runs the handshake, and makes the TLS 1.3 record layer from the captured keys.
-//  4. It posts handshakeDone to the loop.
+//     runs the handshake, and makes the TLS 1.3 record layer from the captured keys (detach).
+//  4. It posts handshakeDone to the loop. If the reactor has stopped, handshakeDone does not run.
 //
-// The goroutine ends soon after the connection: abortHandshake makes memConn.Read return io.EOF.
+// The goroutine ends after the connection does, once it has got a slot: abortHandshake makes memConn.Read
+// return io.EOF.
 func (s *stdTLS) beginHandshake() {
 	c := s.c
 	t, r, cfg, addr := c.tls, c.loop.r, s.cfg, c.sock.Remote().Addr()
@@ -219,7 +238,8 @@ func (s *stdTLS) beginHandshake() {
 	}()
 }
 
-// OnTimer implements TimerHandler: it closes the connection, as its handshake has taken too long.
+// OnTimer implements TimerHandler: it closes the connection, as its handshake has taken too long. markClosed
+// ends the handshake's goroutine, which Close alone does not do before the socket is closed.
 func (s *stdTLS) OnTimer(*Loop) {
 	if !s.c.Secure() {
 		s.c.loop.meter.HandshakeTimeouts++
@@ -232,8 +252,8 @@ func (s *stdTLS) OnTimer(*Loop) {
 // 1.3 record layer or nil if the connection stays on crypto/tls, err the error of the handshake.
 // The steps:
 //
-//  1. If c has closed meanwhile, nothing more is done. If a client has lost its socket, OnClose
-//     gets the error of the handshake as its reason (see Conn.onClose).
+//  1. If OnClose was called or the socket is lost, nothing more is done; except that the OnClose of a
+//     client that has lost its socket gets the error of the handshake as its reason (see Conn.onClose).
 //  2. After an error our alert is sent, and c closes without close_notify.
 //  3. The last records of the handshake are sent. What was presented to the peer is noted.
 //  4. layer takes over, with the input that crypto/tls has not read, and std is dropped.
@@ -245,7 +265,7 @@ func (t *tlsConn) handshakeDone(hs *handshakeState, layer *tls13Layer, err error
 	c := s.c
 	c.loop.Arm(&s.timer, 0, nil)
 	if layer != nil {
-		defer layer.wipeAll() // after step 4 it is the zero value
+		defer layer.wipeAll() // step 4 makes *layer the zero value
 	}
 	if c.tls != t || c.flags&flagClosed != 0 {
 		return
@@ -263,8 +283,8 @@ func (t *tlsConn) handshakeDone(hs *handshakeState, layer *tls13Layer, err error
 		return
 	}
 	s.mem.setSecured(t.flags&tlsClient != 0)
-	// crypto/tls also chooses a certificate when a TLS 1.2 session is resumed, but the peer knows that
-	// of its first handshake (attack T08).
+	// When a session is resumed no certificate is sent. crypto/tls may still choose one (in TLS 1.2), but the
+	// peer knows the certificate of its first handshake (attack T08).
 	if !hs.state.DidResume {
 		hs.cert = s.mem.presentedCertificate()
 	}
@@ -294,20 +314,22 @@ func (t *tlsConn) recordLayer() recordLayer {
 	return &t.layer
 }
 
-// feed gives ciphertext to the handshake. deliver does that later on; sniffer calls feed for the
-// first bytes.
+// feed gives ciphertext to the handshake. Only sniffer (sniff.go) calls it, with the first bytes of a
+// connection, which it got as plaintext. All later ciphertext comes through deliver.
 func (t *tlsConn) feed(p []byte) { t.recordLayer().feed(p) }
 
 // deliver gives the ciphertext p to the record layer, and the plaintext of complete records to the
 // handler. The steps:
 //
-//  1. During the handshake the bytes are left to its goroutine; the first ones begin it.
-//  2. While the handler is not paused, parked plaintext is delivered first, then one record after
-//     another. Each is opened into the loop's openBuf, 32 KiB, which is more than both record
-//     layers need.
-//  3. close_notify closes c cleanly; another error of the record layer is the reason.
-//  4. The record layer copies what it has not opened; the meter gets the difference. More than
-//     maxParkedBytes of it end c.
+//  1. During the handshake the bytes are only fed, and its goroutine reads them; the first ones begin the
+//     handshake.
+//  2. While c is not paused, queued for admission or closing, parked plaintext is delivered first, then
+//     one record after another. Each is opened into the loop's openBuf, 32 KiB, which is more than both
+//     record layers need.
+//  3. close_notify closes c cleanly; any other error of the record layer becomes the reason of the close.
+//  4. The record layer copies what it has not opened, and a lazy pause becomes a real one. The meter gets
+//     the difference. More than maxParkedBytes of it end c. (c is released only at the end of a turn, so
+//     release has not run yet.)
 //  5. Answers of the record layer are sent, and its cool-down begins again.
 func (t *tlsConn) deliver(c *Conn, p []byte) {
 	rec := t.recordLayer()
@@ -365,7 +387,8 @@ func (t *tlsConn) deliver(c *Conn, p []byte) {
 	t.keepWarm(c)
 }
 
-// seal seals p and writes it to the socket. An error of the record layer closes c.
+// seal seals p and writes it to the socket. An error of the record layer closes c; the records that were
+// sealed before it are still sent.
 func (t *tlsConn) seal(c *Conn, p []byte) {
 	b, err := t.recordLayer().seal(c.loop.sealBuf[:0], p)
 	if err != nil {
@@ -375,9 +398,9 @@ func (t *tlsConn) seal(c *Conn, p []byte) {
 	t.keepWarm(c)
 }
 
-// writeOut sends what the record layer has to send by itself. While a TLS 1.3 connection is
-// write-blocked it waits: there is one answer at most, and the next seal sends it first. An alert
-// of a dead layer does not wait.
+// writeOut sends what the record layer sends of its own accord (takePending). While the engine has unsent
+// bytes of a connection on tls13Layer it sends nothing: at most one KeyUpdate is pending, and the next seal
+// sends it first. After a fatal alert nothing will be sealed, so the alert is written at once.
 func (t *tlsConn) writeOut(c *Conn) {
 	if c.sock == nil || c.flags&flagSocketClosed != 0 || t.std == nil && t.layer.flags&layerDead == 0 &&
 		c.sock.Buffered() > 0 {
@@ -407,8 +430,8 @@ func (t *tlsConn) sendCloseNotify(c *Conn) {
 	}
 }
 
-// keepWarm restarts the cool-down of the TLS 1.3 record layer. The timer is armed once and armed
-// again by OnTimer, so traffic costs one assignment.
+// keepWarm restarts the cool-down of the TLS 1.3 record layer. If its timer is armed, only
+// lastUsed is set, and OnTimer arms the timer again for the rest of the time. An armed Timer has a handler.
 func (t *tlsConn) keepWarm(c *Conn) {
 	if w := t.layer.warm; w != nil {
 		w.lastUsed = c.loop.Tick()
@@ -420,7 +443,7 @@ func (t *tlsConn) keepWarm(c *Conn) {
 }
 
 // OnTimer implements TimerHandler: it drops the AEADs of a record layer that had no traffic for
-// coolTicks.
+// coolTicks (tls13Layer.cool). The wheel has disarmed the timer.
 func (t *tlsConn) OnTimer(l *Loop) {
 	w := t.layer.warm
 	if w == nil {
@@ -437,14 +460,15 @@ func (t *tlsConn) OnTimer(l *Loop) {
 // buffered returns how much ciphertext waits, unread by the record layer.
 func (t *tlsConn) buffered() int { return t.recordLayer().buffered() }
 
-// abortHandshake makes a handshake that waits for input fail, because the connection is gone.
+// abortHandshake makes a handshake that waits for input fail, because the connection is lost.
 func (t *tlsConn) abortHandshake() {
 	if t.std != nil {
 		t.std.mem.markClosed()
 	}
 }
 
-// release ends a handshake, corrects the meter, and wipes the keys of the record layer.
+// release aborts a handshake, takes the connection out of the meter, and wipes the keys of the record layer.
+// The timer of a handshake that never began stays armed.
 func (t *tlsConn) release(l *Loop) {
 	t.abortHandshake()
 	l.meter.ParkedBytes -= int(t.meteredBytes)
@@ -461,8 +485,8 @@ func (t *tlsConn) release(l *Loop) {
 	t.layer.wipeAll()
 }
 
-// presentedCertificate returns the certificate that our end has shown to the peer; nil if it is
-// unknown.
+// presentedCertificate returns the certificate that our end has presented to the peer; nil if it is
+// unknown, as after a resumption.
 func (t *tlsConn) presentedCertificate() *tls.Certificate {
 	switch {
 	case t.handshake != nil:
@@ -502,8 +526,8 @@ func (s *stdTLS) appendCloseNotify(dst []byte) []byte {
 	return s.mem.takeOutput(dst)
 }
 
-// wouldBlockError is a net.Error that is a timeout and temporary: crypto/tls keeps no such error of
-// its connection, and its Read can be called again. Another error would end the tls.Conn.
+// wouldBlockError is a net.Error that is a timeout and temporary. crypto/tls stores any other error of its
+// connection and returns it for good; after this one, Read can be called again.
 type wouldBlockError struct{}
 
 // Error implements error.
@@ -512,22 +536,23 @@ func (wouldBlockError) Error() string { return "reactor: no input" }
 // Timeout implements net.Error.
 func (wouldBlockError) Timeout() bool { return true }
 
-// Temporary implements net.Error; crypto/tls looks at it before it makes an error permanent.
+// Temporary implements net.Error; crypto/tls checks it before it stores an error.
 func (wouldBlockError) Temporary() bool { return true }
 
 // errWouldBlock is returned by Read of a record layer that needs more input.
 var errWouldBlock net.Error = wouldBlockError{}
 
-// errNoData ends a connection on crypto/tls if its peer has sent too many bytes without data.
-var errNoData = errors.New("reactor: too much of TLS without data")
+// errNoData ends a connection on crypto/tls if its peer has sent too many bytes without application data.
+var errNoData = errors.New("reactor: too many bytes of TLS without data")
 
 const (
-	// maxNoData is how many bytes a client may send without data after its handshake, before it begins
-	// another record. A server may send maxTicket, as its tickets may be large. crypto/tls keeps a
-	// handshake message until it is complete, so this bounds its memory (attack K44).
+	// maxNoData is how many bytes a client may send after its handshake without data. If it has sent more,
+	// memConn.Read fails at the beginning of the next record. A server may send maxTicket, as its tickets may be
+	// large. crypto/tls keeps a handshake message until it is complete, so this bounds its memory (attack
+	// K44).
 	maxNoData = 16 << 10
-	// recordOverhead is what a record of any cipher suite has besides data and padding, at most. It is
-	// not charged as overhead.
+	// recordOverhead is the most that a record of any cipher suite has besides data and padding. It is not
+	// charged as overhead.
 	recordOverhead = 64
 )
 
@@ -540,7 +565,7 @@ const (
 // be for tls13Layer (attacks K43, K44). bufSize follows the size of that buffer, from what Go 1.26 does
 // (bytes.Buffer.ReadFrom with bytes.MinRead); if that changes, only Meter.StdTLSGrowth becomes wrong.
 //
-// A hijackedConn uses a memConn without TLS.
+// A hijackedConn (hijack.go) uses a memConn without TLS.
 type memConn struct {
 	// mu guards all fields that change. The loop and the goroutine of the handshake use them.
 	mu             sync.Mutex
@@ -555,7 +580,7 @@ type memConn struct {
 	onOutput       func()           // called after a Write during the handshake; never changes
 	remote         netip.AddrPort   // never changes
 	cert           *tls.Certificate // what was presented to the peer
-	capture        *keyCapture      // nil if the connection stays on crypto/tls; of the handshake's goroutine
+	capture        *keyCapture      // nil on crypto/tls for good, and after detach; of the handshake's goroutine
 
 	records                bool // the input is TLS records; never changes
 	recordSize, recordLeft int  // size of the record that is being read, and how much of it is still to come
@@ -610,7 +635,7 @@ func (m *memConn) holdSlot(acquire bool) {
 }
 
 // feed copies p to the input and wakes a Read. The array is dropped when it is empty and large, and
-// compacted when more than half of it was read, so that it does not grow without bound.
+// compacted when at least half of it was read, so that it does not grow without bound.
 func (m *memConn) feed(p []byte) {
 	if len(p) == 0 {
 		return
@@ -622,7 +647,6 @@ func (m *memConn) feed(p []byte) {
 			m.in = nil
 		}
 	} else if m.off >= len(m.in)-m.off {
-		// A reader that never catches up must not make the array grow without bound.
 		m.in, m.off = m.in[:copy(m.in, m.in[m.off:])], 0
 	}
 	m.in = append(m.in, p...)
@@ -638,8 +662,8 @@ func (m *memConn) signal() {
 	}
 }
 
-// buffered returns how much input was not read. A record that was read in part counts whole, as
-// crypto/tls keeps that part.
+// buffered returns how much input was fed and not delivered: the part that was not read, and the part of an
+// incomplete record that was read, which crypto/tls keeps.
 func (m *memConn) buffered() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -667,8 +691,8 @@ func (m *memConn) markClosed() {
 	m.signal()
 }
 
-// setSecured is called after the handshake: Read does not block any more, and the bound of bytes
-// without data begins to count.
+// setSecured is called after the handshake: Read no longer blocks, and bytes without data are counted and
+// bounded from now on.
 func (m *memConn) setSecured(client bool) {
 	m.mu.Lock()
 	m.nonblocking, m.noData, m.baseBufSize = true, 0, m.bufSize
@@ -678,8 +702,8 @@ func (m *memConn) setSecured(client bool) {
 	m.mu.Unlock()
 }
 
-// noteData notes that n bytes of data came out of what was read since the last call. It returns how
-// many more bytes were read for them.
+// noteData is called when crypto/tls has returned n bytes of data. It resets the count of bytes that were
+// read since the last call, and returns by how much that count exceeded n.
 func (m *memConn) noteData(n int) (overhead int) {
 	m.mu.Lock()
 	overhead, m.noData = m.noData-n, 0
@@ -707,7 +731,8 @@ func (m *memConn) takeOutput(dst []byte) []byte {
 // the loop. It copies input to p, from one record at most. Without input it returns io.EOF if the
 // connection is closed; errWouldBlock after the handshake; and it waits during the handshake,
 // without its handshake slot. It fails after a read deadline, and with errNoData where a peer sends
-// too much without data.
+// too much without data. Once closed it returns the rest of the input without regard to records: the
+// handshake fails then in any case.
 func (m *memConn) Read(p []byte) (int, error) {
 	for {
 		m.mu.Lock()
@@ -747,9 +772,10 @@ func (m *memConn) Read(p []byte) (int, error) {
 	}
 }
 
-// Write implements net.Conn for crypto/tls. It appends p to the output, which has no bound of its
-// own: during the handshake it is what a handshake sends, later the loop takes it at once. During
-// the handshake onOutput makes the loop flush it.
+// Write implements net.Conn for crypto/tls. It appends p to the output. The output has no bound of its own:
+// during the handshake it is what the handshake sends, and onOutput makes the loop flush it; later the loop
+// calls crypto/tls itself and takes the output in the same call chain. Records of the handshake's goroutine
+// are noted in capture, which is nil or wiped after it.
 func (m *memConn) Write(p []byte) (int, error) {
 	m.mu.Lock()
 	if m.closed {
@@ -766,7 +792,7 @@ func (m *memConn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Close implements net.Conn; it does nothing, as the Conn is closed by other ways.
+// Close implements net.Conn; it does nothing, as the Conn is closed by other means.
 func (m *memConn) Close() error { return nil }
 
 // LocalAddr implements net.Conn; the address is not known.
@@ -784,23 +810,23 @@ func (m *memConn) SetReadDeadline(time.Time) error { return nil }
 // SetWriteDeadline implements net.Conn; it does nothing.
 func (m *memConn) SetWriteDeadline(time.Time) error { return nil }
 
-// handshakeSlots is a semaphore. A handshake computes only while it has a slot. There is one slot less
-// than there are processors, but at least one, so that a loop that comes back from a system call finds a
-// free processor.
+// handshakeSlots is a semaphore. A handshake computes only while it has a slot. newReactor makes one slot
+// fewer than there are processors, but at least one, so that a loop that comes back from a system call finds
+// a free processor.
 type handshakeSlots struct {
 	tokens    chan struct{} // its capacity is the number of slots
 	start     time.Time     // when it was made
 	lastYield atomic.Int64  // when a handshake last yielded, in nanoseconds since start
-	queued    atomic.Int32  // the length of the admission queues of all loops
+	waiters   atomic.Int32  // the entries of the admission queues of all loops; admission counts them here
 }
 
 // yieldInterval is how often a handshake that begins to compute yields its processor. While
 // alwaysYieldFrom or more connections wait for admission, each handshake yields. Go's scheduler (Go
 // 1.26) gives a processor first to the goroutine that was woken last on it, which is the next handshake.
 // A loop that comes back from a system call without a processor waits in the global run queue, which the
-// scheduler checks only every 61st time. With these yields, a storm of TLS logins had 0.3 turns of over
-// 20 ms instead of 4.8. Yielding always would make an ordinary login cost an eighth more, as a yield may
-// wake a thread.
+// scheduler checks only every 61st time. With these yields, a storm of TLS logins had on average 0.3
+// turns of over 20 ms instead of 4.8. Yielding always would make an ordinary login cost an eighth more,
+// as a yield may wake a thread.
 const (
 	yieldInterval   = 2 * time.Millisecond
 	alwaysYieldFrom = 256
@@ -811,10 +837,10 @@ func newHandshakeSlots(n int) *handshakeSlots {
 	return &handshakeSlots{tokens: make(chan struct{}, n), start: time.Now()}
 }
 
-// acquire waits for a slot, and may then yield the processor to other goroutines. Not on a loop.
+// acquire waits for a slot, and may then yield the processor (see yieldInterval). Not on a loop.
 func (s *handshakeSlots) acquire() {
 	s.tokens <- struct{}{}
-	if s.queued.Load() < alwaysYieldFrom {
+	if s.waiters.Load() < alwaysYieldFrom {
 		now := int64(time.Since(s.start))
 		if last := s.lastYield.Load(); now-last < int64(yieldInterval) || !s.lastYield.CompareAndSwap(last, now) {
 			return
@@ -826,8 +852,8 @@ func (s *handshakeSlots) acquire() {
 // release gives a slot back. It does not block.
 func (s *handshakeSlots) release() { <-s.tokens }
 
-// A handshakeLimiter counts the handshakes in flight, in all and by address, and bounds both. Loopback
-// addresses have no bound of their own.
+// A handshakeLimiter counts the handshakes in flight of the process, in total and per address, and bounds
+// both. Loopback addresses have only the bound in total.
 type handshakeLimiter struct {
 	mu              sync.Mutex // guards n and byAddr; loops and handshakes of the process share them
 	n               int
@@ -847,7 +873,7 @@ func (s *handshakeLimiter) acquire(a netip.Addr) bool {
 	return true
 }
 
-// full reports whether as many handshakes are in flight as may be.
+// full reports whether as many handshakes are in flight as max allows.
 func (s *handshakeLimiter) full() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -45,7 +45,7 @@ func TestAttackK44Verdicts(t *testing.T) {
 	const mac, unexpected, overflow = "local error: tls: bad record MAC",
 		"local error: tls: unexpected message", "local error: tls: record overflow"
 	const large = "oversized record received"
-	const idle = "too much of TLS without data"
+	const idle = "too many bytes of TLS without data"
 	times := func(n int, kind byte, content []byte, padding int) func(s sealer) []byte {
 		return func(s sealer) (b []byte) {
 			for range n {

@@ -47,7 +47,7 @@ func TestATurnWritesWhatItMadeDirty(t *testing.T) {
 	}
 	defer r.ownWorkers.close()
 	l, s := r.Loops()[0], &sink{}
-	c := &Conn{loop: l, sock: s, endpoint: &endpoint{handler: quiet{}}, flags: flagOpen}
+	c := &Conn{loop: l, sock: s, endpoint: &endpoint{handler: quiet{}}, flags: flagOpened}
 	ran := 0
 	l.Post(func() {
 		c.Append([]byte("one"))
@@ -102,7 +102,7 @@ func TestHandshakeErrorBeforeHangUp(t *testing.T) {
 		defer r.ownWorkers.close()
 		h := &reasons{}
 		l := r.Loops()[0]
-		conn := &Conn{loop: l, sock: &sink{}, endpoint: &endpoint{handler: h}, flags: flagOpen}
+		conn := &Conn{loop: l, sock: &sink{}, endpoint: &endpoint{handler: h}, flags: flagOpened}
 		l.addConn(conn)
 		l.connCount.Add(1)
 		conn.tls = &tlsConn{std: &stdTLS{c: conn, mem: memConn{ready: make(chan struct{}, 1)}}}
