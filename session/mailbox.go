@@ -8,12 +8,24 @@ import (
 	"canto/session/stanza"
 )
 
+// This file is the receiving side of an Entity. The terms:
+//
+//   - An Entity (the Go object) may exist for an address with nothing at it. It is said below that "the
+//     address has no entity", or that the Entity is absent (exists returns false).
+//   - The resident set has the stored parts of an entity in memory. An Entity with a current set is warm,
+//     else it is cold.
+//   - In flight are the stanzas that the entity has sent and that no loop has delivered yet (outgoing.go). An
+//     entity with too many in flight (outgoingState.full) takes no stanza: each could make it send more.
+//   - The negative cache of the Table has the addresses that are known to have no entity.
+//   - The creation epoch counts the entities made in a part of the Table. An absence that a worker has read
+//     enters the negative cache only if the epoch is still the same.
+//
 // How a stanza reaches an entity: routeStanza and forward (route.go) lock the entity. If its hooks may run
 // they run at once, else the stanza is copied into the entity's inbox (enqueue) and a worker loads the
-// resident set (load, loadJob.read). The loop that asked takes the result (onLoaded) and drains the inbox
-// (drain): one item at a time, in order, each under the lock. A drain stops when the inbox is empty, when the
-// entity is cold again, or when too much of what the entity has sent is in flight; it goes on later
-// (resumeDrain). pendingState.draining keeps two loops from draining one inbox at a time.
+// resident set (load, loadJob.read). The loop that started the load takes the result (onLoaded) and drains
+// the inbox (drain): one item at a time, in order, each under the lock. A drain stops when the inbox is
+// empty, when the entity is cold again, or when it has too much in flight; it goes on later (resumeDrain).
+// pendingState.draining is set from the start of a load or a drain until its end: no other loop begins one.
 
 // A mailbox is an [Entity] in its role as a receiver: the methods that queue and drain its inbox and that
 // load its resident set. They need the entity's lock, unless their comment says otherwise.
@@ -33,20 +45,21 @@ type inboxItem struct {
 	isCall bool
 }
 
-// An inboxCall is a function that waits until the entity is warm: a bind, a timer, a WithEntity. f gets the
-// error of a failed load.
+// An inboxCall is a function that waits until the entity is warm: the binding of a resource, a timer, the
+// function given to WithEntity. f gets the error of a failed load.
 type inboxCall struct {
 	f    func(l *LoopRouter, e *Entity, err error)
-	loop *LoopRouter // f runs on this loop
+	loop *LoopRouter // f runs on this loop; if the loop has ended f is never called
 }
 
 // empty reports whether nothing waits in the inbox.
 func (b *inbox) empty() bool { return len(b.items) == 0 }
 
-// WithAccount calls f under the lock of the account at the bare JID, once its resident set is in
-// memory. f is called before WithAccount returns, if the set is there, else later, on the same
-// loop. exists is false if there is no such account; a is nil then, or an account without id. err
-// is not nil if the set could not be read. On l's loop, with no entity lock held: else it panics.
+// WithAccount calls f under the lock of the account at the bare JID of h, a host with logins, once its
+// resident set is in memory: before WithAccount returns if the set is there, else later on the same loop.
+// f is not called if that loop ends before. exists is false if there is no such account: then a is nil if
+// the address is in the negative cache, else an Account without id. err is not nil if the set could not be
+// read; a is not nil then, and exists says nothing. On l's loop. It panics if the loop holds an entity lock.
 func (l *LoopRouter) WithAccount(h *Host, bare jid.JID, f func(l *LoopRouter, a *Account, exists bool,
 	err error)) {
 	l.WithEntity(h, bare, func(l *LoopRouter, e *Entity, err error) {
@@ -58,11 +71,11 @@ func (l *LoopRouter) WithAccount(h *Host, bare jid.JID, f func(l *LoopRouter, a 
 	})
 }
 
-// WithEntity calls f under the lock of the entity at addr, a bare JID or a domain of h, once it
-// is warm. f is called before WithEntity returns, if it is warm, else later, on the same loop. e
-// is nil if the address is in the negative cache, or if h is no longer served; there may also be
-// nothing at a warm e. err is not nil if the entity could not be read. On l's loop, with no
-// entity lock held: else it panics.
+// WithEntity calls f under the lock of the entity at addr, a bare JID or a domain of h, once it is warm:
+// before WithEntity returns if it is, else later on the same loop. f is not called if that loop ends before.
+// e is nil if the address is in the negative cache, or if h is no longer served. A warm e may also be an
+// Entity whose address has no entity. err is not nil if the entity could not be read. On l's loop. It panics
+// if the loop holds an entity lock (Entity.lock).
 func (l *LoopRouter) WithEntity(h *Host, addr jid.JID, f func(l *LoopRouter, e *Entity, err error)) {
 	e, ok := l.router.Table.lockEntity(l, h, addr)
 	if !ok {
@@ -73,9 +86,9 @@ func (l *LoopRouter) WithEntity(h *Host, addr jid.JID, f func(l *LoopRouter, e *
 	e.mailbox().runWarm(l, f)
 }
 
-// lockEntity returns the entity at addr, locked for l, and adds a cold one to the table if there
-// is none. It returns false if there is known to be nothing at addr. An entity that was evicted
-// between the look-up and the lock is looked up again.
+// lockEntity returns the Entity at addr, locked for l, and adds a cold one to the table if there is none. It
+// returns false for an address in the negative cache, and if the service host h is no longer served. An
+// Entity that was evicted between the look-up and the lock is looked up again.
 func (t *Table) lockEntity(l *LoopRouter, h *Host, addr jid.JID) (*Entity, bool) {
 	for {
 		e, ok := t.getOrCreate(h, addr)
@@ -90,9 +103,10 @@ func (t *Table) lockEntity(l *LoopRouter, h *Host, addr jid.JID) (*Entity, bool)
 	}
 }
 
-// runWarm calls f under e's lock once e is warm and everything that waits in the inbox is done:
-// at once, or later on l's loop, whichever loop drains the inbox. err is not nil if e could not
-// be read. The lock is held when runWarm is called and when it returns.
+// runWarm calls f under e's lock once e is warm and the items that wait in the inbox are done: at once,
+// or later on l's loop, whichever loop drains the inbox. f does not wait because e has too much in
+// flight, but the stanzas before it do, and f waits for them. err is not nil if e could not be read. The
+// lock is held when runWarm is called and when it returns.
 func (e mailbox) runWarm(l *LoopRouter, f func(l *LoopRouter, e *Entity, err error)) {
 	if w := e.pending; (w == nil || !w.draining && w.inbox.empty()) && e.warm() {
 		e.lastUsed = l.Loop.Tick()
@@ -103,10 +117,10 @@ func (e mailbox) runWarm(l *LoopRouter, f func(l *LoopRouter, e *Entity, err err
 	e.load(l)
 }
 
-// push appends env to the inbox. It returns false if the inbox is full: the stanzas have a bound,
-// which the entity's kind may set. Envelopes that are no stanza (replies to a request of ours,
-// and offers of more) always have room: there are never more than requests and sessions.
-// env.bytes are kept.
+// push appends env to the inbox. It returns false if env is a stanza and the inbox is full; the entity's kind
+// may set the bound. Other envelopes are always taken, though they count: replies to requests of the
+// account's own sessions, a session's request for more stored elements, and an entity's offer of more
+// (envelopeForm). Their number is bounded by the requests and the sessions. push keeps env.bytes.
 func (e mailbox) push(env envelope) bool {
 	lim := Bounds{inboxCount, inboxBytes}
 	if h := e.handler(); h != nil && h.Inbox.Count > 0 {
@@ -121,16 +135,16 @@ func (e mailbox) push(env envelope) bool {
 	return true
 }
 
-// pushCall appends c to the inbox. Calls have no bound: their callers have.
+// pushCall appends c to the inbox. Calls do not count against the inbox's bound: each belongs to a bind, a
+// timer or a session, and those are bounded.
 func (e mailbox) pushCall(c inboxCall) {
 	b := &e.ensurePending().inbox
 	b.items = append(b.items, inboxItem{isCall: true})
 	b.calls = append(b.calls, c)
 }
 
-// The bounds of an inbox, if EntityHandler.Inbox sets no others. They limit what senders can make the
-// server keep for one cold address. A stanza without room is answered with resource-constraint,
-// type wait.
+// The bounds of an inbox, if EntityHandler.Inbox sets no others. They limit the memory that senders can fill
+// for one cold address. A stanza that does not fit is answered with resource-constraint, type wait.
 const (
 	inboxCount = 64
 	inboxBytes = 256 << 10
@@ -154,14 +168,15 @@ func (b *inbox) pop() (it inboxItem, c inboxCall) {
 }
 
 // mustQueue reports whether a stanza that arrives for e has to wait in its inbox: others wait
-// there, e is cold, or too much of what e has sent is in flight.
+// there, e is cold, or e has too much in flight.
 func (e mailbox) mustQueue() bool {
 	w := e.pending
 	return w != nil && (w.draining || !w.inbox.empty() || w.outgoing.full()) || !e.warm()
 }
 
-// enqueue copies ev into e's inbox and makes sure that the inbox is drained: it starts a load if
-// none runs. If the inbox is full, ev is answered with resource-constraint.
+// enqueue copies ev into e's inbox and makes sure that the inbox is drained: it starts a load if none is
+// running. If the inbox is full, ev is answered with resource-constraint; ev.unprocessed lets that answer
+// pass the stanzas that wait in the sender's own inbox.
 func (e mailbox) enqueue(l *LoopRouter, ev *Stanza) {
 	l.stats.Inboxed++
 	if !e.push(seal(ev)) {
@@ -172,24 +187,26 @@ func (e mailbox) enqueue(l *LoopRouter, ev *Stanza) {
 		e.releasePending()
 		return
 	}
-	ev.settlesOrigin = false // the copy in the inbox settles it
+	ev.settlesOrigin = false // the end of the copy, not of ev, lets the client's stanza be acknowledged
 	e.load(l)
 }
 
-// load makes a worker read e's resident set and drain the inbox after it. It does nothing if a
-// load or a drain is under way, or if e only waits for its deliveries, which continue the
-// drain. If the disk's queue is full the items of the inbox get ErrBusy, in the loop's next turn.
+// load makes a worker read e's resident set, and drains the inbox after it. It does nothing if a load or a
+// drain is under way, or if e is warm and has too much in flight: the delivery of that continues the drain.
+// If the workers' queue for the disk is full, the load fails with ErrBusy in the loop's next turn, and the
+// items of the inbox get that error. Needs e.pending.
 func (e mailbox) load(l *LoopRouter) {
 	w := e.pending
 	if w.draining || e.warm() && w.outgoing.full() {
-		return // the end of what is under way continues the drain
+		return
 	}
 	w.draining = true
 	l.stats.Loads++
 	j := &loadJob{e: e.Entity, oldID: e.id, mustSee: e.ticket,
 		creationEpoch: l.router.Table.creationEpoch(e.addr)}
 	p := e.host.Profile()
-	if e.resident != nil && e.resident.profile != nil { // else hooks made the parts: they are not stored
+	// An invalidated set has no profile. Parts that a hook has put into it since are not those of the store.
+	if e.resident != nil && e.resident.profile != nil {
 		j.oldParts = e.resident.parts
 	}
 	if !l.runOnWorker(p, reactor.Disk, func() error {
@@ -206,18 +223,19 @@ type loadJob struct {
 	e             *Entity
 	oldID         uint64 // the entity's id at the start
 	mustSee       Ticket // the read begins after this ticket is settled: it sees what the entity wrote
-	creationEpoch uint32 // of the Table, at the start: for the negative cache
+	creationEpoch uint32 // of the address's part of the Table, at the start
 	oldParts      []any  // parts that are in memory already and are kept
 
 	id     uint64       // 0: there is nothing at the address
 	kind   KindID       // of what is stored
-	result *residentSet // never nil after read
+	result *residentSet // not nil if read has returned no error
 }
 
 // read looks the address up in the directory and loads the parts of the resident set, all from
-// one snapshot of the store. p is the profile of the entity's host. It waits for the entity's
-// last ticket first; if that has failed, what the store has is read all the same. It runs on a
-// worker, under no lock, and may block.
+// one snapshot of the store. p is the profile of the entity's host. It waits for the entity's last ticket
+// first; even if that has failed, the stored state is read. An address without an entity, or with one that
+// its host can't have, gets p.absentSet, whose exists is false. It runs on a worker, under no lock, and may
+// block.
 func (j *loadJob) read(r *Router, p *Profile) (err error) {
 	addr := j.e.addr
 	if err = r.Committer.Await(j.mustSee); err != nil {
@@ -234,7 +252,7 @@ func (j *loadJob) read(r *Router, p *Profile) (err error) {
 	}
 	if j.kind = kindByName(kind); !j.e.host.service && j.kind != KindAccount {
 		j.kind = 0
-		return nil // a host with logins has accounts only
+		return nil // a host with logins has accounts only; this row is from a time when it was a service
 	}
 	old := j.oldParts
 	if j.id = id; id != j.oldID {
@@ -264,15 +282,15 @@ func (e mailbox) onLoaded(l *LoopRouter, j *loadJob, err error) {
 	e.unlock(l)
 }
 
-// A loadResult tells a drain how the load before it has ended.
+// A loadResult tells a drain how the preceding load has ended. The zero value: there was none.
 type loadResult struct {
-	creationEpoch uint32 // of the Table, before the load
+	creationEpoch uint32 // of the address's part of the Table, before the load
 	err           error  // nil: the entity was read
 	failed        int    // how many items, from the head of the inbox, get err
 }
 
-// tryInstall is install with a panic in a function of e's kind turned into an error: e is cold
-// then, as if it could not be read.
+// tryInstall is install, except that a panic in EntityHandler.New becomes errInstall: e is cold then, as if
+// it could not be read.
 func (e mailbox) tryInstall(l *LoopRouter, j *loadJob) (err error) {
 	err = errInstall
 	defer func() {
@@ -285,16 +303,18 @@ func (e mailbox) tryInstall(l *LoopRouter, j *loadJob) (err error) {
 	return nil
 }
 
-// errInstall is the error of a load with a result that made a function of the entity's kind panic.
+// errInstall is the error of a load after which EntityHandler.New has panicked.
 var errInstall = errors.New("session: a panic in EntityHandler.New")
 
 // install makes what j has read the resident set of e:
 //
-//   - An entity that was created in memory, and of which nothing is stored, stays as it is.
-//   - If the store has nothing at the address, or another id, the entity was deleted. Its
-//     sessions, or its live state, are ended; the address may belong to a new entity.
-//   - Then the set is installed, with the kind and the id that are stored, and the live state
-//     is made if the kind has one. Without an entity the kind is 0.
+//   - An entity that a stanza has created in memory (Stanza.Create; never an account), and of which nothing
+//     is stored, stays as it is.
+//   - If e had an id, and the store has nothing at the address, or another id, then that entity was deleted.
+//     Its sessions, or its live state, are ended; the address may belong to a new entity.
+//   - Then the set is installed, with the kind and the id that are stored, and the live state is made if the
+//     kind has one. If the address has no entity the kind is 0. The live value of an account is the Account
+//     itself, and its kind is always KindAccount: these stay.
 func (e mailbox) install(l *LoopRouter, j *loadJob) {
 	e.lastUsed = l.Loop.Tick()
 	switch {
@@ -333,20 +353,20 @@ func (e mailbox) install(l *LoopRouter, j *loadJob) {
 	e.ensureLiveState(l)
 }
 
-// drain runs the items of e's inbox in order, each under the lock, with its mail routed before
-// the next item. The lock is held when drain is called and when it returns, but not all the time
-// between. It stops
+// drain runs the items of e's inbox in order, each under the lock, with its mail routed before the next
+// item. The lock is held when drain is called and when it returns, but it is released in between: runCall and
+// processItem unlock e. It stops
 //
-//   - when the inbox is empty: then an e without an entity is removed from the table;
-//   - when e was evicted: the items go to the entity that has the address now;
+//   - when the inbox is empty: then e is removed from the table if its address has no entity;
+//   - when e was evicted, because its service host was removed: requeueAtSuccessor;
 //   - when e is cold, after a panic or a failed commit: another load is started;
-//   - when too much of what e has sent is in flight: resumeDrain continues;
-//   - after inboxBudget items: it continues in the loop's next turn, after sockets were
-//     polled;
-//   - at a call that belongs to another loop: that loop runs the call and drains the rest.
+//   - when e has too much in flight: resumeDrain continues, after a delivery;
+//   - after inboxBudget items: it continues in the loop's next turn, after sockets were polled;
+//   - at a call that belongs to another loop: that loop runs the call and drains the rest. If that loop has
+//     ended the call is dropped, and this loop goes on.
 //
-// Items that waited for a load that failed get its error; the items after them wait for another
-// load.
+// In the last two cases pendingState.draining stays set, for the drain that was posted. Items that waited for
+// a load that failed get its error; the items after them wait for another load.
 func (e mailbox) drain(l *LoopRouter, r loadResult) {
 	for n := 0; e.pending != nil; n++ {
 		w := e.pending
@@ -375,8 +395,8 @@ func (e mailbox) drain(l *LoopRouter, r loadResult) {
 		}
 		w.draining = true
 		if w.inbox.items[0].isCall {
-			if h := w.inbox.calls[0].loop; h != l {
-				if e.drainOn(h, r) {
+			if target := w.inbox.calls[0].loop; target != l {
+				if e.drainOn(target, r) {
 					return
 				}
 				w.inbox.pop() // its loop has ended: drop the call
@@ -397,9 +417,10 @@ func (e mailbox) drain(l *LoopRouter, r loadResult) {
 	e.evictIfAbsent(l, r)
 }
 
-// evictIfAbsent removes e from the table if there is nothing at its address, or if it could not
-// be read. In the first case the address goes into the negative cache, unless an entity was
-// created since the load began.
+// evictIfAbsent removes e from the table if its address has no entity, or if it could not be read. In the
+// first case the address goes into the negative cache, unless an entity was created since the load began. e
+// stays while something is pending, while commits or awaited requests pin it, or while its kind needs its
+// live state (liveStateDroppable).
 func (e mailbox) evictIfAbsent(l *LoopRouter, r loadResult) {
 	if e.resident != evictedMark && (r.err != nil || e.warm() && !e.resident.exists) && e.pending == nil &&
 		e.liveStateDroppable(l) && e.pins == 0 {
@@ -411,18 +432,18 @@ func (e mailbox) evictIfAbsent(l *LoopRouter, r loadResult) {
 // share of a turn for each inbox.
 const inboxBudget = 32
 
-// runCall runs c under e's lock. The lock is held when it is called and released when it returns.
-// A panic ends the call alone.
+// runCall runs c under e's lock. The lock is held when it is called and released when it returns. A panic
+// ends only this call; recoverPanic then invalidates and unlocks the entity that the loop holds.
 func (e mailbox) runCall(l *LoopRouter, c inboxCall, err error) {
 	defer l.recoverPanic(newPanicFrame(l, e.addr, nil))
 	c.f(l, e.Entity, err)
 	e.unlock(l)
 }
 
-// requeueAtSuccessor gives the items of e, which was evicted or deleted, to the entity that has
-// the address now. Calls are posted to their loops; stanzas are mailed again. Stanzas of the
-// entity's own sessions are dropped, because these have ended. The lock is held when it is called
-// and when it returns, but not between.
+// requeueAtSuccessor looks the address of e, which was evicted, up again for each item of its inbox. Calls
+// are posted to their loops; stanzas are routed again as mail; the order between the two is lost. Stanzas
+// from the account's own clients (prePending) are dropped, because their sessions have ended. The lock is
+// held when it is called and when it returns, but it is released in between.
 func (e mailbox) requeueAtSuccessor(l *LoopRouter) {
 	b := e.pending.inbox
 	e.pending.inbox = inbox{}
@@ -433,9 +454,9 @@ func (e mailbox) requeueAtSuccessor(l *LoopRouter) {
 		it, c := b.pop()
 		switch {
 		case it.isCall:
-			h := c.loop
-			h.Loop.Post(func() { h.Enter(func() { h.WithEntity(e.host, e.addr, c.f) }) })
-		case it.prePending: // from a session of e: that has ended
+			target := c.loop
+			target.Loop.Post(func() { target.Enter(func() { target.WithEntity(e.host, e.addr, c.f) }) })
+		case it.prePending:
 		default:
 			l.mail.add(it.envelope, it.bytes)
 		}
@@ -444,14 +465,15 @@ func (e mailbox) requeueAtSuccessor(l *LoopRouter) {
 	e.lock(l)
 }
 
-// pushFront puts unsent stanzas of a session that was removed at the head of e's inbox: they are
-// routed again before newer stanzas. They need no room, as the session has counted them. Presence
-// and what the server itself said are dropped.
+// pushFront puts unsent stanzas of a session that was removed at the head of e's inbox: they are routed
+// again, as sent on once (hops), before newer stanzas. The bound of the inbox does not hold for them, as the
+// bound of the session's outbox held. Presence is dropped, and so are elements that the server itself
+// originated, which have no address.
 func (e mailbox) pushFront(l *LoopRouter, unsent []queuedElement) {
 	var items []inboxItem
-	for _, h := range unsent {
-		if !h.to.IsZero() && h.kind != stanza.Presence {
-			items = append(items, inboxItem{envelope: envelope{from: h.from, to: h.to, hops: 1, bytes: h.bytes}})
+	for _, q := range unsent {
+		if !q.to.IsZero() && q.kind != stanza.Presence {
+			items = append(items, inboxItem{envelope: envelope{from: q.from, to: q.to, hops: 1, bytes: q.bytes}})
 		}
 	}
 	if len(items) == 0 {
@@ -465,8 +487,8 @@ func (e mailbox) pushFront(l *LoopRouter, unsent []queuedElement) {
 	e.resumeDrain(l)
 }
 
-// resumeDrain continues the drain of e's inbox in the loop's next turn, if items wait and no
-// drain is under way.
+// resumeDrain continues the drain of e's inbox in the loop's next turn, if items wait, no load or drain is
+// under way, and e has not too much in flight. Needs e.pending.
 func (e mailbox) resumeDrain(l *LoopRouter) {
 	w := e.pending
 	if w.draining || w.inbox.empty() || w.outgoing.full() {
@@ -495,10 +517,10 @@ var ErrBusy = errBusy{}
 type errBusy struct{}
 
 // Error implements error.
-func (errBusy) Error() string { return "session: the workers have no room" }
+func (errBusy) Error() string { return "session: the queue of the workers is full" }
 
-// unlockOrRepanic, deferred, releases the lock of e, after a panic too. It invalidates e then, as
-// a change may be half done, and panics again: the panic boundary further out handles it.
+// unlockOrRepanic must be deferred. It releases the lock of e. After a panic it also invalidates e, as a
+// change may be half done, and panics again: the panic boundary further out handles it.
 func (e *Entity) unlockOrRepanic(l *LoopRouter) {
 	r := recover()
 	if r != nil {
@@ -510,24 +532,24 @@ func (e *Entity) unlockOrRepanic(l *LoopRouter) {
 	}
 }
 
-// bounce answers h, an unsent element of a session of a, with a stanza error. It is for elements
-// that must not be routed again: those of a deleted account (its name may belong to another by
-// now) are answered like stanzas to an address without an account (RFC 6121 section 8.5.1).
-// Presence and what the server itself said are dropped. Under the account's lock.
-func bounce(l *LoopRouter, a *Account, h queuedElement, c stanza.Condition) {
-	if h.to.IsZero() || h.kind == stanza.Presence {
+// bounce answers q, an unsent element of a session of a, with a stanza error. It is for elements that must
+// not be routed again. Those of a deleted account are one case: another account may have its name by now, so
+// they are answered like stanzas to an address without an account (RFC 6121 section 8.5.1). Presence is
+// dropped, and so are elements that the server itself originated. Under the account's lock, on l's loop.
+func bounce(l *LoopRouter, a *Account, q queuedElement, c stanza.Condition) {
+	if q.to.IsZero() || q.kind == stanza.Presence {
 		return
 	}
-	e, err := l.Parser.Element(h.bytes)
+	el, err := l.Parser.Element(q.bytes)
 	if err != nil {
-		l.Log.Error("a queued stanza does not parse", "jid", h.to.String(), "err", err)
+		l.Log.Error("a queued stanza does not parse", "jid", q.to.String(), "err", err)
 		return
 	}
-	defer l.Parser.Release(e)
+	defer l.Parser.Release(el)
 	ev := l.stanzas.push(l)
 	defer l.stanzas.pop()
-	env := envelope{from: h.from, to: h.to, kind: h.kind, hops: 1}
-	env.fillStanza(l, ev, e)
+	env := envelope{from: q.from, to: q.to, kind: q.kind, hops: 1}
+	env.fillStanza(l, ev, el)
 	ev.Host = a.host
 	ev.Fail(c)
 }

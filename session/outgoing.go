@@ -33,21 +33,21 @@ const (
 
 // If an entity has more than this in flight, stanzas for it wait in its inbox: so it causes no more.
 const (
-	maxJobsInFlight     = 64      // broadcasts
-	maxJobBytesInFlight = 1 << 20 // bytes of all jobs
-	jobOverhead         = 256     // bytes that are counted for a job besides its element
+	maxBroadcastsInFlight = 64      // broadcasts
+	maxJobBytesInFlight   = 1 << 20 // bytes of all jobs
+	jobOverhead           = 256     // bytes that are counted for a job besides its element
 )
 
 // full reports whether the entity has so much in flight that its next stanza waits.
 func (d *outgoingState) full() bool {
-	return d.jobs >= maxJobsInFlight || d.bytes >= maxJobBytesInFlight
+	return d.broadcasts >= maxBroadcastsInFlight || d.bytes >= maxJobBytesInFlight
 }
 
 // inFlightElsewhere reports whether the entity has something in flight that is not in the mail
 // queue of l: then what it sends now must be a job.
 func (e sender) inFlightElsewhere(l *LoopRouter) bool {
 	return e.directLoop != 0 && e.directLoop != l.loopNumber || e.pending != nil &&
-		e.pending.outgoing.dispatching()
+		e.pending.outgoing.jobsInFlight()
 }
 
 // sendEnvelope sends el, with the addresses of env, for the entity that l has locked: as direct
@@ -90,7 +90,7 @@ func (e sender) enqueueEnvelope(l *LoopRouter, env envelope) {
 func (e sender) enqueueJob(l *LoopRouter, j job) {
 	d := &e.ensurePending().outgoing
 	if j.recipients != nil {
-		d.jobs++
+		d.broadcasts++
 	}
 	d.bytes += len(j.env.bytes) + jobOverhead
 	if e.directLoop != 0 {
@@ -144,7 +144,7 @@ func (e sender) loopOf(l *LoopRouter, to jid.JID) int {
 func (e sender) jobDone(p *dispatchedJob) {
 	d := &e.pending.outgoing
 	if p.recipients != nil {
-		d.jobs--
+		d.broadcasts--
 		e.congestedFanout = p.congested
 	}
 	d.bytes -= len(p.env.bytes) + jobOverhead

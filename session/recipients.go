@@ -130,7 +130,7 @@ func (s *Recipients) Len() int { return s.n }
 // change.
 func (s *Recipients) ownerDispatching() bool {
 	w := s.owner.pending
-	return w != nil && w.outgoing.dispatching()
+	return w != nil && w.outgoing.jobsInFlight()
 }
 
 // addAtLoop puts an address into a kept set. It is served by the loop with that index at once if

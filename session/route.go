@@ -378,7 +378,7 @@ func (e sender) directDelivered(l *LoopRouter) {
 // the lock.
 func (e sender) resumeReceiving(l *LoopRouter) {
 	w := e.pending
-	if !w.outgoing.dispatching() {
+	if !w.outgoing.jobsInFlight() {
 		if v, ok := e.live.(*liveState); ok {
 			v.applyMoves()
 		}

@@ -10,9 +10,27 @@ import (
 	"canto/xmlstream"
 )
 
+// This file reads a client's connection. The terms:
+//
+//   - The kernel is this package. A front door is a package that accepts connections and implements
+//     [Transport] for them, such as session/c2s.
+//   - A stream is parked while it must not handle its next element; the reasons are the bits of
+//     Stream.parked: an Await, a Commit or a bind is in flight (work), the peer is over its rate, its output
+//     is above the high-water mark (outbox), its share of the turn is used, or too many of its stanzas
+//     are not settled. park pauses the transport; unpark takes one reason away, and resumes the transport
+//     after the last. Both are safe on a closed stream.
+//   - A tracked stream numbers its stanzas, so that they can be acknowledged (XEP-0198): see Stream.Track.
+//   - A wire is congested while more output waits in it than the high-water mark.
+//   - enter and leave (boundary.go) are around everything that may run hooks: the outermost leave routes the
+//     mail that hooks have sent.
+//   - K23 and the like are attacks with a test each: cmd/internal/house/attacks.txt.
+//
+// The order of calls: Feed, feed, next; then header, or receive and element, which calls negotiate, nonza or
+// stanza. All of it runs on the stream's loop; a streamReader is the Stream itself in this role.
+
 // NewStream makes the kernel's half of the connection w: a Stream in state Opening. A front door
-// calls it when the connection is open, on the loop of l, and then gives it input by
-// [Stream.Feed]. traits are Secure if TLS is up already. If the stream has no session when the
+// calls it when the connection is open, on the loop of l, and then gives it input through
+// [Stream.Feed]. traits includes Secure if TLS is up already. If the stream has no session when the
 // login timeout ends, it is closed.
 func NewStream(l *LoopRouter, w Transport, traits Traits) *Stream {
 	lim := l.router.limits()
@@ -31,12 +49,13 @@ func NewStream(l *LoopRouter, w Transport, traits Traits) *Stream {
 // connections get their share: some elements cost 100 µs and more.
 const turnBudget = 50
 
-// Feed handles the input p of the peer. used is how many bytes of p were taken; the front door
-// keeps the rest, and feeds it again, before newer input, when the transport was resumed.
-// overhead is how many bytes the transport received besides p, such as TLS records (attacks K33,
-// K34): they count for the peer's rate as p does. over is true if the peer is over its rate: the
-// transport was paused. Feed does not keep p. A closing stream takes and drops everything. On the
-// stream's loop, under no lock.
+// Feed handles the input p of the peer. used is how many bytes of p were taken; if that is not all, the
+// stream is parked. The front door keeps the rest, and feeds it again, before newer input, once unpark
+// has resumed the transport. overhead is how many bytes the transport received besides p: padding of TLS
+// records, and records without data (attacks K33, K34). They count for the peer's rate as p does. over is
+// true if the peer has exceeded its rate limit: the stream is parked for that, and the front door tells
+// the reactor, which throttles the connection's parked input. Feed does not keep p. A closing stream
+// takes and drops everything. On the stream's loop, under no lock.
 func (st *Stream) Feed(p []byte, overhead int) (used int, over bool) {
 	if st.state == Closing {
 		return len(p), false
@@ -50,11 +69,12 @@ func (st *Stream) Feed(p []byte, overhead int) (used int, over bool) {
 
 // feed handles the elements of p one by one, and returns how many bytes it took. It stops
 //
-//   - when p has no complete element more: the parser keeps the incomplete one in st.in;
-//   - when the input is not well-formed, or the stream closes for another reason;
+//   - when p has no more complete elements: the parser keeps the incomplete one in st.in;
+//   - when the input is not well-formed (parseFailed closes the stream), or the stream closes for another
+//     reason;
 //   - when STARTTLS was negotiated: the rest of p must be white space;
-//   - when the stream is parked: for work, for its rate, or because its peer does not read;
-//   - after turnBudget elements.
+//   - when the stream is parked;
+//   - after turnBudget elements: it is parked until the next turn, even if p has no more.
 func (st streamReader) feed(p []byte) (used int) {
 	l := st.loop
 	l.Parser.Feed(&st.in, p)
@@ -104,20 +124,20 @@ func (st streamReader) next() error {
 	return err
 }
 
-// pauseUntilDrained is back-pressure: it stops reading a peer that has more unread output than
-// its high-water mark, until the peer has taken it all. So a client that requests much and reads
-// little does not fill the server's memory (attack K23). The drain is requested at the session's
-// outbox if the session has this stream, else at the transport.
+// pauseUntilDrained is back-pressure: it stops reading a peer whose output is above the high-water mark,
+// until the socket has taken all of it. So a client that requests much and reads little does not fill the
+// server's memory (attack K23). The notification is requested from the session's outbox if this is still
+// the stream of the session (another may have resumed it), else from the transport.
 func (st streamReader) pauseUntilDrained() {
 	st.park(parkedOutbox)
 	if s := st.sess; s != nil {
 		out := s.lockOutbox()
-		own := s.stream == st.ref()
-		if own {
+		current := s.stream == st.ref()
+		if current {
 			out.requestDrain() // through the outbox, which counts the notifications
 		}
 		out.unlock()
-		if own {
+		if current {
 			return
 		}
 	}
@@ -138,18 +158,18 @@ func (st *Stream) Drained() {
 	}
 }
 
-// spendTokens takes n bytes from what st may read ([limits] rate). If the peer is over its rate,
-// over is true: st is parked until its tokens are above zero again, and meanwhile TCP slows the
-// peer. A token is a byte; a stream earns rate tokens a second, and has one burst of them at
-// most.
+// spendTokens takes n of the tokens of st. A token is a byte that may be read; a stream earns rate tokens a
+// second (the option rate of the section [limits] of the configuration), and holds one burst of them at most.
+// If the tokens are below zero then, over is true: st is parked for the time in which it earns the debt, and
+// meanwhile TCP slows the peer.
 func (st streamReader) spendTokens(n int) (over bool) {
 	l := st.loop
 	lim := l.router.limits()
 	if lim.Rate <= 0 || st.state == Closing {
 		return false
 	}
-	// The debt is one burst at most: no stanza, to however many congested clients, stops its sender for
-	// longer than the time to earn a burst.
+	// The debt is one burst at most: so no stanza stops its sender for longer than the time to earn a burst,
+	// even if it goes to many congested clients.
 	st.tokens = int32(max(int64(st.tokens)-int64(n), -lim.burst()))
 	if st.tokens >= 0 {
 		return false
@@ -165,8 +185,8 @@ func (st streamReader) spendTokens(n int) (over bool) {
 	return true
 }
 
-// refillTokens adds the tokens that st has earned since the last call, up to one burst. A tick is
-// 100 ms.
+// refillTokens adds the tokens that st has earned since the last call, up to one burst; the first call of a
+// stream counts from tick 0, and so fills the burst. A tick is 100 ms.
 func (st streamReader) refillTokens() {
 	lim := st.loop.router.limits()
 	now := st.loop.Loop.Tick()
@@ -181,10 +201,11 @@ func (st streamReader) yield() {
 	st.loop.Loop.Post(func() { st.unpark(parkedTurn) })
 }
 
-// startTLS sends <proceed/> and starts the handshake after a <starttls/>. rest is the input that
-// followed it in the clear. White space there is dropped: RFC 6120 section 5.3.3 forbids it, but
-// some clients end their lines with it. Anything else ends the stream, because it would be taken
-// for input that TLS protects (attack T09).
+// startTLS sends <proceed/> and starts the handshake after a <starttls/>, with the certificate of the
+// host. rest is the input that followed it in the clear. White space there is dropped: RFC 6120 section
+// 5.3.3 forbids it, but some clients end their lines with it. Anything else ends the stream, because it
+// would be taken for input that TLS protects (attack T09). If the handshake can't start, the transport is
+// closed without a stream error: after <proceed/> the peer expects no XML.
 func (st streamReader) startTLS(rest []byte) {
 	st.bits &^= bitUpgrade
 	if len(bytes.TrimLeft(rest, " \t\r\n")) > 0 {
@@ -201,8 +222,7 @@ func (st streamReader) startTLS(rest []byte) {
 
 // header handles the peer's stream header (RFC 6120 section 4.7). It checks the name and the
 // namespaces, reads the attributes (Negotiation.readHeader), and answers with the server's header
-// and the stream features. A header that is not valid, or a second one without a restart, ends
-// the stream with a stream error.
+// and the stream features. A header that is not valid ends the stream with a stream error.
 func (st streamReader) header(e xmlstream.Element) {
 	l := st.loop
 	l.enter()
@@ -212,7 +232,7 @@ func (st streamReader) header(e xmlstream.Element) {
 		return
 	}
 	if st.state != Opening {
-		st.Close(ErrInvalidXML) // a second header without a restart
+		st.Close(ErrInvalidXML) // next calls header in state Opening only
 		return
 	}
 	if string(e.Local()) != "stream" || string(e.Space()) != stanza.NSStream {
@@ -248,11 +268,11 @@ func (st streamReader) header(e xmlstream.Element) {
 //   - A nonza goes to the stream feature that it belongs to. A stream error of the peer ends
 //     the stream; so do an element of a feature that is not offered now, and an unknown
 //     element.
-//   - An iq of type get or set goes to the feature of its payload, which is resource binding.
-//     Another iq for the server or the own account, after login, is answered with
-//     service-unavailable.
-//   - Any other stanza ends the stream (RFC 6120 section 4.9.3.12). It is neither routed nor
-//     stored.
+//   - An iq of type get or set goes to the feature that its payload belongs to, such as resource binding.
+//     Without such a feature it is answered with service-unavailable, if the client has logged in, the iq has
+//     an id, and it is for the server or the client's own account.
+//   - Any other stanza ends the stream (RFC 6120 section 4.9.3.12), a result or an error too. It is neither
+//     routed nor stored.
 func (st streamReader) negotiate(e xmlstream.Element) {
 	kind := stanza.KindOf(e)
 	if kind == stanza.Nonza {
@@ -286,7 +306,7 @@ func (st streamReader) negotiate(e xmlstream.Element) {
 			}
 		}
 	}
-	// RFC 6120 section 4.9.3.12: a stanza before the stream may carry one; never routed, never stored.
+	// RFC 6120 section 4.9.3.12: stanzas are allowed after resource binding only.
 	st.Close(ErrNotAuthorized)
 }
 
@@ -307,9 +327,10 @@ func (st streamReader) parseFailed(err error) {
 	st.Close(se)
 }
 
-// receive handles one element of a stream that has its header (RFC 6120 sections 4.3 and 8.1),
-// and takes what it cost from the sender's rate: for a broadcast, and for stanzas to congested
-// clients. e is valid until receive returns.
+// receive handles one element of a stream that has its header (RFC 6120 sections 4.3 and 8.1). Its effects
+// cost the sender tokens besides those for its bytes, which Feed takes: for a broadcast, and for stanzas to
+// congested clients. Only the deliveries of this loop, before element returns, are counted; for a broadcast
+// that other loops deliver, Fanout counts its bytes at once. e is valid until receive returns.
 func (st streamReader) receive(e xmlstream.Element) {
 	l := st.loop
 	l.congestedBytes, l.fanoutBytes = 0, 0
@@ -319,25 +340,25 @@ func (st streamReader) receive(e xmlstream.Element) {
 		st.spendTokens(l.fanoutBytes / fanoutDiscount)
 	}
 	if l.congestedBytes > 0 {
-		// A few messages to a slow client cost little; a flood is slowed to what the client can take.
-		l.stats.Limits["crowded"]++ // the metric's label
+		// A few messages to a slow client cost little; a flood is slowed to the rate at which the client reads.
+		l.stats.Limits["crowded"]++ // the metric's label is older than the term congested
 		st.spendTokens(min(l.congestedBytes, size) * congestionPrice)
 	}
 }
 
-// fanoutDiscount is how many bytes of a broadcast, summed over its recipients, cost the sender
-// one token. Presence to some hundred contacts costs about a kilobyte; the longest presence to
-// 5,000 contacts costs a burst.
+// fanoutDiscount is how many bytes of a broadcast, summed over its recipients, cost the sender one token.
+// Presence of 200 bytes to 300 contacts costs about 1,000 tokens; presence of 16 KiB to 5,000 contacts costs
+// 1.3 million, of which the limit of the debt takes a burst.
 const fanoutDiscount = 64
 
-// congestionPrice is how many tokens a byte of a stanza to congested clients costs its sender, in
-// addition to the one token for reading it. However many of the recipients are congested, the
-// stanza is charged once.
+// congestionPrice is how many tokens a byte of a stanza to congested clients costs its sender, in addition to
+// the one token for reading it. At most the stanza's own size is charged, however many of its recipients are
+// congested.
 const congestionPrice = 15
 
 // element dispatches e: to the negotiation if st has no session, else as a nonza or as a stanza.
-// A panic in the handling of a nonza, or during negotiation, ends the stream; one of a stanza
-// ends only the stanza (boundary.go).
+// A panic in the handling of a nonza, or during negotiation, ends the stream; a panic of a hook ends only the
+// stanza (routeStanza).
 func (st streamReader) element(e xmlstream.Element) {
 	l := st.loop
 	l.enter()
@@ -357,10 +378,9 @@ func (st streamReader) element(e xmlstream.Element) {
 	st.stanza(kind, e)
 }
 
-// nonza handles an element of a bound stream that is no stanza: it belongs to a stream feature
-// (an ack of XEP-0198, say), or is the peer's stream error (RFC 6120 section 4.9). Anything else
-// ends the stream: with policy-violation if it negotiates what is negotiated already (attack
-// S06).
+// nonza handles an element of a bound stream that is not a stanza: it belongs to a stream feature (an ack of
+// XEP-0198, say), or is the peer's stream error (RFC 6120 section 4.9). Anything else ends the stream: with
+// policy-violation if it renegotiates a feature (attack S06), else with unsupported-stanza-type.
 func (st streamReader) nonza(e xmlstream.Element) {
 	if f := st.Negotiation().feature(e, e, false); f != nil {
 		f.Handle(st.Negotiation(), e)
@@ -373,7 +393,7 @@ func (st streamReader) nonza(e xmlstream.Element) {
 		}
 	}
 	if st.Negotiation().knowsElement(e.Name()) {
-		st.Close(ErrPolicyViolation) // a second login, TLS after it (attack S06)
+		st.Close(ErrPolicyViolation) // such as a second login, or STARTTLS after login
 		return
 	}
 	st.Close(ErrUnsupportedStanza)
@@ -381,12 +401,15 @@ func (st streamReader) nonza(e xmlstream.Element) {
 
 // stanza checks a stanza from a client, and routes it. Its steps:
 //
-//   - It fills a [Stanza] of the loop's stack, and numbers it if the stream is tracked.
+//   - It fills an empty [Stanza] of the loop's stack, and numbers it if the stream is tracked. PrePending
+//     says that the Pre chain of the sender's account is to run first. origin and originLoopNumber name the
+//     client's stanza in all envelopes that it causes.
 //   - A 'from' that is not the client's own address ends the stream (RFC 6120 section
 //     8.1.2.1). The server stamps the full JID.
 //   - It parses 'to', and finds the Target. A stanza without 'to' is for the sender's own
-//     account. A malformed address is answered with jid-malformed.
-//   - It answers an unknown type, and an iq that is not well-formed, with bad-request.
+//     account. A malformed address is answered with jid-malformed, as from the own account.
+//   - It answers an unknown type of an iq or a presence, and an iq that is not well-formed, with bad-request
+//     ([Stanza.Fail] answers neither an error nor a result).
 //   - It routes the stanza: routeStanza.
 func (st streamReader) stanza(kind stanza.Kind, e xmlstream.Element) {
 	l := st.loop
@@ -437,7 +460,7 @@ func (st streamReader) stanza(kind stanza.Kind, e xmlstream.Element) {
 }
 
 // wellFormedIQ reports whether ev satisfies RFC 6120 section 8.2.3: an iq has an id and a type;
-// get and set have exactly one child, a result has at most one.
+// get and set have exactly one child, a result has at most one. Of an error no more is asked.
 func wellFormedIQ(ev *Stanza) bool {
 	if _, ok := ev.Element.Attr(stanza.AttrID); !ok || ev.Type == stanza.TypeNone {
 		return false
@@ -476,13 +499,14 @@ func (st *Stream) OnDeadline() {
 			return
 		}
 	}
-	st.setDeadline(deadlineRate, st.deadlines[deadlineRate])
+	st.setDeadline(deadlineRate, st.deadlines[deadlineRate]) // arms the transport's timer for the deadlines left
 }
 
-// OnClosed takes st apart after its connection has closed. It is the one teardown path of a
-// stream. err says why the connection was closed. What becomes of the session depends on why the
-// stream has ended: see sessionStreamEnded. The front door calls it on the stream's loop; a
-// second call does nothing.
+// OnClosed tears st down after its connection has closed. It is the one teardown path of a stream. err
+// says why the connection was closed. Whether the session ends or hibernates depends on why the stream
+// has ended: see sessionStreamEnded. The negotiation state is gone then; the Negotiation methods whose
+// callbacks may come late check bitGone. The front door calls OnClosed on the stream's loop; a second
+// call does nothing.
 func (st *Stream) OnClosed(err error) {
 	l := st.loop
 	if st.bits&bitGone != 0 {
@@ -493,7 +517,7 @@ func (st *Stream) OnClosed(err error) {
 	why := st.ending
 	if why == notEnded {
 		why = connLost
-		countClose(l, err) // the session closed the connection: endStream has not counted it
+		countClose(l, err) // without endStream: the connection was lost, or Session.close closed it with err
 	}
 	st.bits |= bitGone
 	if st.bits&bitTracked != 0 {

@@ -19,16 +19,21 @@ import (
 // written": it counts as durable.
 type Ticket uint64
 
-// maxBatchBytes is the largest size of one batch, in bytes of Pebble's encoding. A larger batch is
-// a programming error. It must stay below the size of a memtable (Options.MemTableBytes, 32 MiB by
-// default): Pebble writes a batch that is larger than half a memtable by a slower path.
+// maxBatchBytes is the largest size of one batch, in bytes of Pebble's encoding; set checks it (a deletion
+// adds little). A larger batch is a programming error. It is the largest group too, unless Options.BatchBytes
+// is larger. A group should stay below half of a memtable (Options.MemTableBytes, 32 MiB by default): Pebble
+// writes a larger one by a slower path.
 const maxBatchBytes = 8 << 20
 
 // A Batch is a set of writes that become durable together or not at all.
 //
-// A batch of a module belongs to one owner: the id of an entity. A write of another owner's row
-// makes the batch fail with [ErrOwner] when it is committed. Errors of single writes are kept in
-// the batch in the same way, so that callers need not check each Put.
+// There are two kinds of batches. Those of modules come from [DB.NewBatch], that is from outside of this
+// package. Such a batch belongs to one owner: the id of an entity. A write of another owner's row makes it
+// fail with [ErrOwner] when it is committed. Those of the system come from this package: commands of the
+// operator, the reservation of ids (Lease), the erasure of deleted entities. They may write any row.
+//
+// An error of a single write is kept in the batch and fails its commit, so that callers need not check each
+// Put. The directory, below, is the table from names to entity ids; the rules for it are in directory.go.
 //
 // A Batch is used by one goroutine. [DB.Commit] takes it over: the caller must not touch it
 // afterwards, as it goes back into a pool and becomes the batch of another caller.
@@ -36,7 +41,7 @@ type Batch struct {
 	pebble  pebble.Batch
 	owner   uint64
 	system  bool         // a batch of this package: it may write any row, and a full queue does not refuse it
-	err     error        // the first error of a write: Commit's ticket will fail with it
+	err     error        // the first error of a write: the ticket of the commit fails with it
 	changes []nameChange // the rows of the directory that it changes
 	key     []byte       // scratch: the key that a table encodes
 	val     []byte       // scratch: the value that a table encodes
@@ -45,8 +50,8 @@ type Batch struct {
 // batches is the pool of empty batches. A batch comes back after its group was written.
 var batches = sync.Pool{New: func() any { return new(Batch) }}
 
-// maxPooled is the largest batch that goes back into the pool, in bytes of its buffers. Larger ones
-// are left to the garbage collector, so that a few large batches don't keep memory.
+// maxPooled is the largest batch that goes back into the pool, in bytes of its writes and scratch buffers.
+// Larger ones are left to the garbage collector, so that a few large batches don't keep memory.
 const maxPooled = 64 << 10
 
 // release empties b and puts it into the pool, unless it is large. It is called by the committer
@@ -89,7 +94,7 @@ func (b *Batch) Owner() uint64 { return b.owner }
 func (b *Batch) Len() int { return int(b.pebble.Count()) }
 
 // Err returns the error with which b's commit will fail; nil if every write so far was accepted.
-// The committer may refuse b all the same, see [DB.Failed].
+// The committer may still refuse b, see [DB.Commit].
 func (b *Batch) Err() error { return b.err }
 
 // fail remembers err as the error of b's commit. The first error counts.
@@ -100,7 +105,7 @@ func (b *Batch) fail(err error) {
 }
 
 // checkOwner reports whether b may write a row of owner. If not, or if b has failed before, the
-// caller adds nothing: the commit fails anyhow.
+// caller adds nothing: the commit fails anyway.
 func (b *Batch) checkOwner(owner uint64) bool {
 	if !b.system && owner != b.owner {
 		b.fail(fmt.Errorf("%w: row of %#x in a batch of %#x", ErrOwner, owner, b.owner))
@@ -126,8 +131,8 @@ func (b *Batch) del(key []byte) {
 	}
 }
 
-// delRange adds the deletion of all keys from from up to to, which is excluded. Writes of the same
-// batch that come after it are not deleted.
+// delRange adds the deletion of all keys in [from, to). Writes of the same batch that come after it
+// are not deleted.
 func (b *Batch) delRange(from, to []byte) {
 	if err := b.pebble.DeleteRange(from, to, nil); err != nil {
 		b.fail(err)
@@ -151,9 +156,8 @@ type queuedBatch struct {
 	queuedAt      time.Time // when the first of its tickets was given; for Metrics.Latency
 }
 
-// A failedRange says that the tickets from first to last failed, and why. Nothing of them was
-// acknowledged. If the failure was one of the store itself (see [DB.Err]), their writes may have
-// reached the disk, and be there after a restart.
+// A failedRange says that the tickets from first to last failed, and why. If the failure was one of the
+// store itself (see [DB.Err]), their writes may have reached the disk, and be there after a restart.
 type failedRange struct {
 	first, last Ticket
 	err         error
@@ -167,13 +171,13 @@ const maxFailed = 1 << 16
 // committer makes batches durable in groups (group commit). It is a queue and two goroutines: run
 // takes groups off the queue and settles them; applyAll calls Pebble for run.
 //
-// # The way of a batch
+// # The life of a batch
 //
 //  1. Commit (any goroutine) gives the batch the next ticket and appends it to the queue. It does
 //     not wait.
 //  2. run gathers batches for up to Options.BatchDelay since the last group began, then takes a
 //     group from the head of the queue.
-//  3. commitGroup leaves out the batches that have failed by themselves, and writes the others to
+//  3. commitGroup leaves out the batches that fail individually, and writes the others to
 //     Pebble as one batch with one sync.
 //  4. commitGroup settles the group: it records the failures, moves durable to the group's last
 //     ticket, wakes the callers of Wait, and calls the commit callbacks of OnCommit.
@@ -196,45 +200,47 @@ const maxFailed = 1 << 16
 //
 // # Invariants
 //
-//   - Under mu: durable == applied <= lastQueued <= lastTicket. durable and applied only grow.
+//   - Under mu: durable == applied <= lastQueued <= lastTicket. durable and applied only grow. (durable is
+//     the copy of applied that is read without mu.)
 //   - The queue holds the tickets from durable+1 to lastQueued, less those of the group that is
-//     being written: in order, without a gap.
+//     being written: in order, without gaps.
 //   - Only run takes from the queue, one group at a time. A group is settled before the next is
 //     taken.
 //   - The queue is empty, or run is in its inner loop, or wake holds a token. So no batch is left
-//     lying.
+//     behind.
 //   - A ticket above lastQueued was refused because the store is closed or read-only. It has failed
 //     already; no callback reports it.
 //   - Each callback runs on run's goroutine, after durable has been stored, with mu free.
 //
 // # Bounds
 //
-// The queue holds less than Options.QueueBytes plus one batch (at most maxBatchBytes), where each
-// batch counts its writes and batchOverhead. From then on batches of modules are refused with
-// [ErrFull], until half of the queue is written. Batches of this package (system) are taken all the
-// same: they are few, and each comes from a command, a lease or an erasure. The group that is being
-// written, up to Options.BatchBytes, comes on top.
+// The queue holds less than Options.QueueBytes plus one batch (at most maxBatchBytes); a batch counts as
+// the size of its writes plus batchOverhead. From then on batches of modules are refused with [ErrFull],
+// until half of the queue is written. Batches of the system are still taken: they are few. The group that is
+// being written, up to Options.BatchBytes, is in addition.
 //
 // # What goes wrong
 //
-// A batch that fails by itself fails alone. If a whole group fails, all batches in the queue fail
+// A batch that fails individually (an error of one of its writes, the rules of the directory, a full queue)
+// is left out, and the batches after it are written. If a whole group fails, all batches in the queue fail
 // with it. When Pebble fails, the store is out of service for good ([DB.Err]): run goes on, and
 // fails every group at once.
 type committer struct {
 	db      *DB
 	metrics Metrics
 
-	// mu guards the fields down to lastForgotten, and the writes of durable and of callbacks. It is a
-	// leaf lock: it is held for a few instructions, never during I/O (but for a line in the log when
-	// the queue has filled or emptied), a callback or another lock. Loops take it in Commit, so
-	// nothing slow may be done under it.
+	// mu guards the fields down to lastForgotten, and the writes of durable and of callbacks. It is a leaf
+	// lock: no callback runs and no other lock is taken under it. Loops take it in Commit, so it is held for
+	// short work only. There is no I/O under it, with one exception: a line in the log when the queue becomes
+	// full, and one when it is half empty again. The longest work is the release of the batches of a group,
+	// and the insertion of a failure into failures while the store closes.
 	mu         sync.Mutex
 	queue      []queuedBatch
 	ops        int           // writes of all batches in queue
 	bytes      int           // size of all batches in queue, each with batchOverhead
 	lastTicket Ticket        // the last ticket that was given
 	lastQueued Ticket        // the last ticket that went into the queue: see Invariants
-	applied    Ticket        // groups up to it are settled, and seen by new snapshots
+	applied    Ticket        // the last settled ticket, as durable; for waitApplied
 	progress   chan struct{} // closed, and replaced, when a group is settled
 	closing    bool          // close was called: batches are refused
 	failures   []failedRange // in the order of tickets; no two of them overlap
@@ -247,12 +253,12 @@ type committer struct {
 	// anyFailed is set with the first failure, and makes DB.Failed cheap before it.
 	anyFailed   atomic.Bool
 	callbacks   []func(last Ticket, err error) // commit callbacks; copied on write, under mu
-	wake        chan struct{}                  // one token: run is to look at the queue
+	wake        chan struct{}                  // one token: run checks the queue
 	group       *pebble.Batch                  // run's own: the writes of the group that is being written
 	directory   groupDirectory                 // run's own: what this group changes in the directory
 	toApply     chan *pebble.Batch             // from apply to applyAll, one group at a time
 	applyResult chan error                     // from applyAll: Pebble's error, or its panic
-	diskFull    atomic.Pointer[failure]        // not nil: no space, whole groups fail; set and reset by disk
+	diskFull    atomic.Pointer[failure]        // not nil: no space, whole groups fail; diskspace.go sets it
 	queueFull   atomic.Pointer[failure]        // not nil: the queue is full; set and reset under mu
 }
 
@@ -278,14 +284,14 @@ func (c *committer) init(db *DB) {
 // and [DB.Failed] says which of the two. The failures of one batch are: the error of one of its
 // writes ([Batch.Err]); [ErrFull], if the queue or the disk is full; [ErrExists] or [ErrNotFound],
 // if the directory has changed; [ErrUnavailable], if the store is closed, read-only or out of
-// service. Once [DB.Close] has begun, the ticket has failed when Commit returns, and no callback
-// reports it.
+// service. If the store is read-only, or [DB.Close] has begun, the ticket has failed when Commit returns,
+// and no callback reports it: [DB.Wait] and [DB.Failed] do.
 func (db *DB) Commit(b *Batch) Ticket { return db.commitAll(b) }
 
 // commitAll commits the batches of list one after another, with no batch of another caller between
-// them, and returns the ticket of the first; each of the others has the next ticket. All are queued
-// before the committer can take a group, so that they share as few syncs as possible. A long list
-// makes other committers wait for mu.
+// them, and returns the ticket of the first; each of the others has the next ticket. list is not empty. All
+// are queued before run can take a group, so that they share as few syncs as possible. A long list makes
+// other callers of Commit wait for mu.
 func (db *DB) commitAll(list ...*Batch) (first Ticket) {
 	c := &db.committer
 	c.mu.Lock()
@@ -307,9 +313,8 @@ func (db *DB) commitAll(list ...*Batch) (first Ticket) {
 	return first
 }
 
-// queueLocked gives b the next ticket and appends it to the queue. If the store is closing or
-// read-only, the ticket fails at once, also before tickets that are still queued. The caller holds
-// mu.
+// queueLocked gives b the next ticket and appends it to the queue. If the store is closing or read-only, the
+// ticket fails at once: earlier tickets may still be in the queue then. The caller holds mu.
 func (c *committer) queueLocked(b *Batch) {
 	c.lastTicket++
 	t := c.lastTicket
@@ -365,11 +370,11 @@ func (db *DB) Last() Ticket {
 
 // Failed returns why the batch of t was not written; nil if it was written, or if t is not settled
 // yet (compare [DB.Durable] before). Any goroutine. While nothing has ever failed it is one atomic
-// load, so it may be asked for each ticket, and long after the group was written.
+// load, so it may be asked for each ticket.
 //
-// The last maxFailed ranges of failures are remembered. A ticket from before them counts as failed,
-// whatever happened to it: an acknowledgement for a write that is lost would be worse than an error
-// for one that is there.
+// The last maxFailed ranges of failures are remembered. A ticket from before them counts as failed, even if
+// it was durable: an acknowledgement for a write that is lost would be worse than an error for one that is
+// there. So ask soon after the ticket is settled.
 func (db *DB) Failed(t Ticket) error {
 	c := &db.committer
 	if t == 0 || !c.anyFailed.Load() {
@@ -387,7 +392,7 @@ func (db *DB) Failed(t Ticket) error {
 }
 
 // errForgotten is what Failed returns for a ticket that is older than all remembered failures.
-var errForgotten = fmt.Errorf("%w: it is not known any more whether the batch was written", ErrUnavailable)
+var errForgotten = fmt.Errorf("%w: it is no longer known whether the batch was written", ErrUnavailable)
 
 // failedAfter returns the index in failures of the first range that contains t or comes after it;
 // len(failures) if there is none. The caller holds mu.
@@ -399,12 +404,14 @@ func (c *committer) failedAfter(t Ticket) int {
 // group is settled: f must not block, and must not call Wait or Snapshot. Callbacks can't be
 // removed.
 //
-// With a nil error, all tickets up to last are settled ([DB.Failed] says which of them failed).
-// With an error, at least one ticket above last has failed with it. It is a hint only: if the whole
-// group failed, the tickets above last that had been given by then failed with it; if single
-// batches of the group were refused, a second call with the group's last ticket and nil follows. In
-// both cases [DB.Durable] has passed the failed tickets when f runs. A callback that needs to know
-// the fate of a ticket asks Durable and Failed, and ignores its arguments.
+// The arguments are for logs, metrics and tests. A callback that needs to know the outcome of a ticket asks
+// [DB.Durable] and [DB.Failed], which are up to date when f runs. There are three kinds of calls:
+//
+//   - err is nil: all tickets up to last are settled; single ones may have failed.
+//   - The whole group has failed: last is the last ticket that was settled before, and err the error of all
+//     tickets that are settled now, those in the queue included.
+//   - Single batches of the group were refused: the first call has the ticket before the first refused one,
+//     and its error; a second call follows, with the group's last ticket and nil.
 func (db *DB) OnCommit(f func(last Ticket, err error)) {
 	c := &db.committer
 	c.mu.Lock()
@@ -412,10 +419,10 @@ func (db *DB) OnCommit(f func(last Ticket, err error)) {
 	c.callbacks = append(c.callbacks[:len(c.callbacks):len(c.callbacks)], f)
 }
 
-// Wait blocks until t is settled and returns its error; nil if it is durable. It returns ctx's
-// error if ctx ends before, and the store's if the store goes out of service. It may wait for the
-// disk: for commands, tests and workers, never for a loop or a commit callback. For a ticket that
-// was never given it waits until ctx ends.
+// Wait blocks until t is settled and returns its error; nil if it is durable. It returns ctx's error if ctx
+// ends first, and [DB.Err] if the store goes out of service; t may then be in the store after a restart. It
+// may wait for the disk: for commands, tests and workers, never for a loop or a commit callback. For a ticket
+// that was never given it waits until ctx ends.
 func (db *DB) Wait(ctx context.Context, t Ticket) error {
 	c := &db.committer
 	for {
@@ -445,9 +452,9 @@ func (db *DB) Wait(ctx context.Context, t Ticket) error {
 }
 
 // waitApplied blocks until every batch that was queued before the call is settled, so that a
-// snapshot sees it. It returns early if the store goes out of service, as Pebble may then never
-// return from a write. [DB.Snapshot] and close call it; never a loop or the committer's goroutine,
-// which would wait for itself.
+// snapshot sees it. It returns early, without an error, if the store goes out of service, as Pebble may then
+// never return from a write: [DB.Err] tells. [DB.Snapshot] and close call it; never a loop or the committer's
+// goroutine, which would wait for itself.
 func (c *committer) waitApplied() {
 	c.mu.Lock()
 	t := c.lastQueued
@@ -464,9 +471,9 @@ func (c *committer) waitApplied() {
 	c.mu.Unlock()
 }
 
-// failLocked remembers that the tickets from first to last failed with err. A range that follows
-// its neighbour, with the same text of the error, extends it. Mostly ranges are appended; while the
-// store closes, a refused ticket fails before older ones in the queue, and theirs are inserted. The
+// failLocked remembers that the tickets from first to last failed with err. A range that follows its
+// neighbour, with the same text of the error, extends it. Usually a range is appended. It is inserted only
+// while the store closes: a ticket that is refused then fails before older tickets that are still queued. The
 // caller holds mu.
 func (c *committer) failLocked(first, last Ticket, err error) {
 	i := c.failedAfter(first)
@@ -483,8 +490,9 @@ func (c *committer) failLocked(first, last Ticket, err error) {
 	c.anyFailed.Store(true)
 }
 
-// close makes the committer refuse further batches, write what is queued without gathering, and
-// waits until that is settled. [DB.Close] calls it once.
+// close makes the committer refuse further batches and write the queued ones without gathering, and waits
+// until these are settled. [DB.Close] calls it once, before it closes DB.stop: so the queue is empty, or the
+// store out of service, when run and applyAll stop.
 func (c *committer) close() {
 	c.mu.Lock()
 	c.closing = true
@@ -571,7 +579,7 @@ func (c *committer) takeGroup() []queuedBatch {
 	}
 	group := c.queue[:n:n]
 	if n == len(c.queue) {
-		c.queue = nil // lets the array go once the group is settled
+		c.queue = nil // so that the array can be collected once the group is settled
 	} else {
 		c.queue = c.queue[n:]
 	}
@@ -579,7 +587,7 @@ func (c *committer) takeGroup() []queuedBatch {
 	c.bytes -= bytes
 	if c.bytes <= c.db.opts.QueueBytes/2 && c.queueFull.Load() != nil {
 		c.queueFull.Store(nil)
-		c.db.opts.Logger.Info("store: the disk has caught up, writes are taken")
+		c.db.opts.Logger.Info("store: the disk has caught up, writes are accepted again")
 	}
 	return group
 }
@@ -589,16 +597,16 @@ func (c *committer) takeGroup() []queuedBatch {
 //
 //  1. The whole group fails if the store is out of service, the disk is full, or a test's Fault
 //     says so.
-//  2. Each batch is looked at in the order of tickets. It is refused, alone, if the queue was
-//     full, if one of its writes failed, or if its rules for the directory don't hold; checkBatch
-//     sees the changes of the batches before it in this group. The writes of all others are
+//  2. Each batch is checked in the order of tickets. It is refused, alone, if the queue was full, if one of
+//     its writes failed, or if its changes break a rule of the directory (checkBatch, which may read from
+//     Pebble, and sees the changes of the batches before it in this group). The writes of all others are
 //     collected in c.group.
 //  3. apply writes c.group and syncs. An error means that Pebble failed: the store is out of
 //     service.
 //  4. Under mu the group is settled: failures are recorded before durable moves, so that a reader
-//     that sees the new Durable also finds the failure. If the whole group failed, all batches in
-//     the queue fail too: a batch may have been made in the belief that those before it succeed,
-//     and the callbacks can report them with one number.
+//     that sees the new Durable also finds the failure. If the whole group failed, all batches in the queue
+//     fail too: the cause would fail them as well, and each may build on one that is lost. After a single
+//     refused batch the kernel sees to that: it invalidates the entity.
 //  5. The batches go back into the pool, and the callers of Wait and waitApplied wake up.
 //  6. The commit callbacks run, without the lock. If single batches were refused, they hear of the
 //     first refusal before they hear of the whole group: see [DB.OnCommit].
@@ -700,7 +708,7 @@ func (c *committer) commitGroup(group []queuedBatch) {
 }
 
 // errQueueFull is the error of tickets that were refused because the queue was full.
-var errQueueFull = fmt.Errorf("%w: too much waited for the disk", ErrFull)
+var errQueueFull = fmt.Errorf("%w: the write queue was full", ErrFull)
 
 // apply makes applyAll write the group to Pebble, with a sync, waits for it, and empties the group
 // for its next use. It returns the store's error if that fails, or if the store goes out of service
@@ -736,8 +744,8 @@ func (c *committer) apply(group *pebble.Batch) error {
 }
 
 // applyAll is a goroutine, from Open until DB.stop is closed. It calls Pebble for each group that
-// apply sends. It is not run itself, as Pebble may never return from a write: then this goroutine
-// is stuck until the process ends, while run still settles tickets, as failed, and calls the commit
+// apply sends. It is a goroutine of its own, as Pebble may never return from a write: then this goroutine is
+// stuck until the process ends, while run still settles tickets, as failed, and calls the commit
 // callbacks. At most one group is in flight, so applyResult, with room for one, never blocks.
 func (c *committer) applyAll() {
 	defer c.db.running.Done()

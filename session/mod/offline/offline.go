@@ -1,5 +1,5 @@
-// Package offline stores messages for accounts of which no session takes them (XEP-0160). It delivers them
-// when a client of the account becomes available, before any live message. Each stored message has the
+// Package offline stores messages that no session of their account accepts (XEP-0160). It delivers them when
+// a client of the account becomes available, before any live message. Each stored message has the
 // time of its arrival as a delay element (XEP-0203).
 //
 //	romeo:  <message to='juliet@localhost' type='chat'><body>Later</body></message>
@@ -21,13 +21,17 @@
 // order, and the replay starts again with the next available session. If the store or a worker fails, the
 // replay is tried again after a pause, which doubles.
 //
-// In memory, in a session: a [progress], which says which rows its client has, and the running replay. In
-// memory, in a warm account: a [backlog], which is the number and size of its rows. Stored: one row for
-// each message, in the order of arrival.
+// A row counts as delivered when the kernel of the operating system has taken its last byte for the client's
+// connection. If the client is lost then, these bytes are too; stream management (XEP-0198) is for that.
+//
+// An account is warm while package session has its stored state, the resident set, in memory. In memory,
+// in a session: a [progress], which says which rows its client has, and the running replay. In memory, in
+// a warm account, as a part of the resident set: a [backlog], which is the number and size of its rows.
+// Stored: one row for each message, in the order of arrival.
 //
 // Hooks: message in phase Fallback, so that only messages that no session took are stored; Available and
-// Resumed start a replay; Unsent stores what an ended session had queued; Unbound gives the replay to
-// another session.
+// Resumed start a replay. When a session ends, Unsent stores the messages that it had queued, and then
+// Unbound lets another session replay.
 package offline
 
 import (
@@ -65,8 +69,8 @@ const (
 )
 
 var (
-	// rows has the messages of an account, keyed by the account's id and a number that grows. The prefix 'o'
-	// is part of the store's format and does not change.
+	// rows has the messages of an account, keyed by the account's id and an increasing number. The prefix 'o'
+	// and the version 1 of the rows are part of the store's format.
 	rows = store.NewLog[[]byte]("offline", 'o', 1)
 	// part is the module's part of the resident set. It is nil in an account without stored messages.
 	part        = session.NewPart[backlog]("offline")
@@ -82,12 +86,13 @@ type backlog struct {
 	next         uint64 // the number of the next row
 }
 
-// reservedRows is how many row numbers a replay reserves for queued live messages. The queue of a session
-// holds as many messages (maxQueuedCount in session/outbox.go); only an ending session may queue more.
-// Messages without a reserved number get one at the end of the log, after newer messages.
+// reservedRows is how many row numbers a replay reserves for queued live messages. It is not smaller than
+// maxQueuedCount in session/outbox.go, the bound of a session's queue; only an ending session may queue
+// more. Messages without a reserved number get one at the end of the log, after newer messages. Numbers
+// that are not used leave a gap, which does no harm.
 const reservedRows = 1000
 
-// A progress says how far one session has come with the stored messages of its account. It is kept until
+// A progress says how many of the stored messages of its account one session has got. It is kept until
 // the session ends, so that a later replay does not send a message twice. The account's lock guards it.
 type progress struct {
 	nextRow      uint64  // the number of the first row that the client's socket has not taken
@@ -96,12 +101,12 @@ type progress struct {
 	retryPending bool    // a timer will start the next replay
 }
 
-// progressVar is the progress of a session. It has no codec: when another kernel takes over, the session
-// resumes later, and a new replay starts from the first row.
+// progressVar is the progress of a session. It has no codec, so it is lost when a new process takes over the
+// sessions of this one: a new replay then starts from the first row that is still stored.
 var progressVar = session.NewSessionVar[progress]("offline", nil)
 
-// sliceBytes is how many bytes a worker reads from the store at a time. The kernel sends at most this much
-// of a source before the client has taken some of it, so a larger slice would only wait in memory.
+// sliceBytes is how many bytes a worker reads from the store at a time. The kernel asks a source only
+// below the low-water mark of the client's output, so a larger slice would only wait in memory.
 const sliceBytes = session.LowWaterMark
 
 // A replay sends the stored messages of an account to one session. It is a [session.Source]: the kernel
@@ -113,19 +118,20 @@ type replay struct {
 	host     *session.Host // the host of the session
 	jid      jid.JID       // the full JID of the session
 	id       uint64        // the id of the account in the store
-	after    store.Ticket  // the rows up to end are durable when this ticket is settled
+	after    store.Ticket  // the account's last ticket: when it is settled, the store has the rows before end
 	end      uint64        // the number after the last row; live messages that the session queues are newer
 	backlog  *backlog      // the account's backlog at the start; another one means that the account was reloaded
 
-	// The loop of the session's stream uses these. A worker uses unsent and nextRead while reading is set.
+	// The loop of the session's stream uses these. A worker uses unsent and nextRead while reading is set; the
+	// kernel calls Next again only when the worker's result has woken the source.
 	nextRead uint64 // the number of the first row that was not read
 	unsent   []row  // rows that were read and not yet passed to the kernel
 	reading  bool   // a worker reads the next slice
 	inFlight []row  // rows, without their elements, that were passed to the kernel and are not known to be taken
-	err      error  // why the replay ends before the last row
+	err      error  // why the replay ends before the last row; End reads it, when the loop has done with it
 
-	// The account's lock guards these. They are the row numbers that are reserved for live messages in the
-	// session's queue. They come before the numbers of messages for which the queue had no space.
+	// The account's lock guards these: the row numbers from reserved up to reservedEnd are for the live messages
+	// in the session's queue. A message that was stored because the queue had no space has a larger number.
 	reserved, reservedEnd uint64
 }
 
@@ -200,11 +206,11 @@ func (m *module) load(snap *store.Snapshot, acc session.EntityRef) (k *backlog, 
 }
 
 // store stores a message that no session took. It is the Fallback hook, so it runs under the lock of the
-// recipient's account. A message that is not to be stored passes. Without space it answers with
-// resource-constraint. The row goes into the batch of the stanza, so it becomes durable together with what
-// other modules store of it; if the batch fails, the sender gets an error.
+// recipient's account. A message that is not to be stored passes on to the next hook. Without space it
+// answers with resource-constraint. The row goes into the batch of the stanza, so it becomes durable
+// together with what other modules store of it; if the batch fails, the sender gets an error.
 func (m *module) store(ev *session.Stanza) session.Verdict {
-	if ev.Type != stanza.TypeNone && ev.Type != stanza.TypeChat {
+	if ev.Type != stanza.TypeNone && ev.Type != stanza.TypeChat { // TypeNone is normal
 		return session.Pass
 	}
 	if !shouldStore(ev.Element) {
@@ -221,8 +227,9 @@ func (m *module) store(ev *session.Stanza) session.Verdict {
 	if m.db.Full() != nil { // the sender gets an error now, rather than after the commit has failed
 		return ev.Fail(stanza.ResourceConstraint)
 	}
-	// A session is replaying, and its queue had no space for ev. The live messages in the queue are older
-	// than ev. If the session ends early they are stored, with smaller numbers than that of ev.
+	// If a session is replaying, the live messages in its queue are older than ev, which was not queued,
+	// mostly because the queue is full. If the session ends early they are stored, with smaller numbers than
+	// that of ev.
 	if r := activeReplay(a); r != nil && r.reservedEnd == 0 {
 		r.reserved, r.reservedEnd = k.next, k.next+reservedRows
 		k.next = r.reservedEnd
@@ -232,9 +239,9 @@ func (m *module) store(ev *session.Stanza) session.Verdict {
 	return ev.StoredInBatch() // if the commit fails the sender gets an error
 }
 
-// mutableBacklog returns the backlog of a, to be changed. A new backlog starts with row 0, so its next
-// number is raised above the rows that sessions have taken: otherwise their progress would skip the new
-// row. Under the lock of a.
+// mutableBacklog returns the backlog of a, to be changed. A new backlog (the account had no rows) starts with
+// row 0. Sessions may have got rows with larger numbers before, which are erased; their progress would skip
+// the new row. So the next number is raised above the progress of each session. Under the lock of a.
 func mutableBacklog(a *session.Account) *backlog {
 	k := part.Mutable(a)
 	for _, s := range a.Resources() {
@@ -266,7 +273,8 @@ func (m *module) add(b *store.Batch, a *session.Account, k *backlog, id uint64, 
 
 // shouldStore reports whether the content of a message of type normal or chat is stored (XEP-0160 section
 // 3, XEP-0334 section 4). It says no to the hint no-store, and to a message that has nothing but chat
-// states, unless it has the hint store. Thread, hints and stanza ids are no content.
+// states, unless it has the hint store. Thread, hints and stanza ids do not count as content. A message
+// without a chat state is stored even if it has no content.
 func shouldStore(e xmlstream.Element) bool {
 	state, hint, other := false, false, false
 	for c, ok := e.First(); ok; c, ok = c.Next() {
@@ -295,8 +303,9 @@ func activeReplay(a *session.Account) *replay {
 	return nil
 }
 
-// startReplay starts a replay on s, unless a has no stored messages or a replay runs already. It is the
-// Available hook. If s has no stream, the replay ends at once. Under the account's lock.
+// startReplay starts a replay on s, unless its account has no stored messages or a replay runs already. It is
+// the Available hook, which the kernel calls for a session with a non-negative priority. If s has no stream,
+// the kernel ends the replay at once (StreamEnded). Under the account's lock.
 func (m *module) startReplay(l *session.LoopRouter, s *session.Session) {
 	a := s.Account()
 	k := part.Get(a)
@@ -311,14 +320,14 @@ func (m *module) startReplay(l *session.LoopRouter, s *session.Session) {
 	p.replay = &replay{m: m, progress: p, host: s.Host(), jid: s.JID(), id: a.ID(),
 		after:    store.Ticket(a.Ticket()),
 		nextRead: p.nextRow, end: k.next, backlog: k}
-	s.Pull(l, p.replay, true)
+	s.Pull(l, p.replay, true) // true: live messages wait in the session's queue until the replay ends
 }
 
-// A row is one stored message.
+// A row is one stored message: with el while it waits in replay.unsent, with size in replay.inFlight.
 type row struct {
 	id   uint64 // its number in the log
-	el   []byte // the element, or nil in replay.inFlight
-	size int    // the length of the element, in replay.inFlight
+	el   []byte // the element
+	size int    // the length of the element
 }
 
 // Next implements [session.Source]: it returns the next message. It runs on the loop of the session's
@@ -354,8 +363,9 @@ func (r *replay) Next(l *session.LoopRouter, s *session.Session) (session.Outbou
 }
 
 // readSlice reads up to sliceBytes of rows into r.unsent, on a worker. It first waits until the rows are
-// durable, because a snapshot has durable rows only. The error of that wait is ignored: then the account
-// is reloaded, and the replay ends with an error.
+// durable, because a snapshot has durable rows only. An error of that wait says that a write of the account
+// has failed: the kernel then reloads the account, and erase and End find that. Rows that were read before an
+// error are still sent.
 func (r *replay) readSlice() error {
 	r.m.db.Wait(context.Background(), r.after)
 	snap := r.m.db.Snapshot()
@@ -381,8 +391,8 @@ func (r *replay) Wanted(s *session.Session) bool {
 	return s.Available() && prio >= 0
 }
 
-// Taken implements [session.Source]: the client's socket has taken the first n messages in flight. It
-// erases their rows. On the loop of the stream, under the account's lock.
+// Taken implements [session.Source]: the client's socket has taken the first n messages in flight; n is 1 or
+// more. It erases their rows. On the loop of the stream, under the account's lock.
 func (r *replay) Taken(l *session.LoopRouter, s *session.Session, n int) {
 	size := 0
 	for _, g := range r.inFlight[:n] {
@@ -393,9 +403,9 @@ func (r *replay) Taken(l *session.LoopRouter, s *session.Session, n int) {
 	r.erase(l, s.Account(), n, size)
 }
 
-// erase deletes the rows before progress.nextRow from the store. They are n rows of size bytes. It does
-// not wait for the commit. If the account was reloaded since the replay began, the count is no longer
-// true: erase then sets r.err, which ends the replay, and deletes nothing. Under the account's lock.
+// erase deletes the rows before progress.nextRow from the store. They are n rows of size bytes. It does not
+// wait for the commit. If the account was reloaded since the replay began, n and size are no longer accurate:
+// erase then sets r.err, which ends the replay, and deletes nothing. Under the account's lock.
 func (r *replay) erase(l *session.LoopRouter, a *session.Account, n, size int) {
 	k := part.Get(a)
 	if k != r.backlog { // a write has failed, and the account was reloaded
@@ -414,9 +424,10 @@ func (r *replay) erase(l *session.LoopRouter, a *session.Account, n, size int) {
 //   - SessionEnded: the Unbound hook starts a replay on another session.
 //   - StreamEnded: another session may get the messages; this one starts again when it resumes.
 //   - An error, or the account was reloaded: a retry after a pause.
-//   - SourceDone: rows that the client had taken earlier, and that are still stored, are erased. Then
-//     a new replay starts if messages were stored meanwhile.
-//   - SourceUnwanted: the next available session gets the rest.
+//   - SourceDone: all rows before r.end are delivered. If rows are still counted, and none is newer, they are
+//     those that an earlier replay has delivered and failed to erase: they are erased now. Then a new replay
+//     starts if messages were stored meanwhile.
+//   - SourceUnwanted: the session is unavailable now; another available session gets the rest.
 func (r *replay) End(l *session.LoopRouter, s *session.Session, why session.SourceEndReason) {
 	a, p := s.Account(), r.progress
 	p.replay = nil
@@ -430,7 +441,7 @@ func (r *replay) End(l *session.LoopRouter, s *session.Session, why session.Sour
 	case why == session.SourceDone:
 		p.nextRow = r.end
 		if k.count > 0 && k.next == r.end {
-			r.erase(l, a, k.count, k.bytes) // the client had these before an erasure failed
+			r.erase(l, a, k.count, k.bytes)
 		}
 		r.m.startNext(l, a, nil)
 	case why == session.SourceUnwanted:
@@ -446,10 +457,11 @@ func (m *module) fail(l *session.LoopRouter, r *replay) {
 	m.retryLater(l, r.host, r.jid, p)
 }
 
-// retryLater starts the next replay for the session full, whose progress is p, after a pause. The pause is
-// 2 s after the first failure and doubles to 256 s (a tick is 100 ms). After the eighth failure it gives
-// up; the next session that becomes available starts a replay. If the account can't be loaded, that counts
-// as a failure too. Under the account's lock, or under none if there is no account.
+// retryLater starts the next replay of an account after a pause, if the session full, whose progress is
+// p, has not ended by then; the replay may run on another session (startNext). The pause is 2 s after the
+// first failure and doubles to 256 s (a tick is 100 ms). After eight retries that failed it gives up; the
+// next session that becomes available starts a replay. If the account can't be loaded (a is not nil then,
+// as it has the session), that counts as a failure too. Under the account's lock.
 func (m *module) retryLater(l *session.LoopRouter, h *session.Host, full jid.JID, p *progress) {
 	if p.retryPending || p.tries > 8 {
 		return
@@ -483,7 +495,7 @@ func progressAt(a *session.Account, full jid.JID) *progress {
 }
 
 // startNext starts a replay on the first session of a that is connected, available and has a non-negative
-// priority. It leaves out the session except, which may be nil. Under the lock of a.
+// priority. It skips the session except, which may be nil. Under the lock of a.
 func (m *module) startNext(l *session.LoopRouter, a *session.Account, except *session.Session) {
 	for _, s := range a.Resources() {
 		if _, prio := s.Presence(); s != except && s.Available() && prio >= 0 && !s.Ended() && s.Connected() {
@@ -493,8 +505,9 @@ func (m *module) startNext(l *session.LoopRouter, a *session.Account, except *se
 	}
 }
 
-// unbound is the Unbound hook: s has ended. If a replay ran on it, the next session goes on. Under the
-// account's lock.
+// unbound is the Unbound hook: s has ended, and is still in the account's list. If a replay ran on it,
+// another session continues. The kernel calls End for the old replay after this hook, with SessionEnded.
+// Under the account's lock.
 func (m *module) unbound(l *session.LoopRouter, s *session.Session) {
 	if p := progressVar.Get(s); p != nil && p.replay != nil {
 		p.replay = nil // activeReplay no longer finds it, so startNext may begin another
@@ -512,9 +525,12 @@ func (m *module) resumed(l *session.LoopRouter, s *session.Session) {
 
 // storeUnsent is the Unsent hook: s has ended, and list has the elements in its queue. It stores the
 // messages among them that shouldStoreBytes wants, and returns the others, which the kernel routes again.
-// If a replay had reserved row numbers, the messages get those: they are older than the messages that were
-// stored because the queue was full. Messages without space under the limits or on the disk are returned
-// too. Under the account's lock; it does not wait for the commit.
+// If the replay of s had reserved row numbers, the messages get those: they are older than the messages
+// that were stored because the queue was full. Messages without space under the limits or on the disk are
+// returned too: routed again, they are delivered to another session, or refused by store. Elements
+// without an address (the server itself originated them) are returned. If a replay ran on s, startNext
+// does nothing yet: unbound, the next hook, ends that replay. Under the account's lock; it does not wait
+// for the commit.
 func (m *module) storeUnsent(l *session.LoopRouter, s *session.Session, list []session.OutboundStanza) (
 	left []session.OutboundStanza) {
 	a := s.Account()

@@ -10,14 +10,19 @@
 // Appendix A. This package applies them: it changes the roster, forwards the stanza, and sends the
 // presence that the new state calls for.
 //
-// In memory, in a session: its last presence and priority, which are fields of the kernel's Session, and a
-// [directedSet], the addresses that got directed presence. In memory, in a warm account: only the roster.
-// Stored: nothing of its own; a pending subscription request is part of the roster.
+// In memory, in a session: its last presence and priority, which are fields of [session.Session], and a
+// [directedSet], the addresses that got directed presence. In memory, while an account is warm (package
+// session, the kernel, has its stored state in memory): only the roster. Stored: nothing of its own; a
+// pending subscription request is part of the roster.
 //
 // Hooks: PrePresence in phase Deliver, under the sender's lock, for presence that a client of the account
 // sends; Presence in phase Deliver, under the recipient's lock, for presence that arrives. Both run after
-// phase Guard, so a blocked contact changes nothing. Unbound tells contacts that a session has ended;
-// Deleted ends the subscriptions of a deleted account.
+// phase Guard, where the module blocklist stops stanzas to and from blocked contacts. Unbound tells
+// contacts that a session has ended; Deleted ends the subscriptions of a deleted account. (K58 and the
+// like are attacks with a test each: cmd/internal/house/attacks.txt.)
+//
+// The bytes that an Appender builds are valid until its next use: functions that keep them copy them. All
+// that an account sends, by Send or Fanout, reaches each recipient in the order of the calls.
 package presence
 
 import (
@@ -43,26 +48,27 @@ var Manifest = session.Manifest{
 	New:      func() session.Module { return new(Service) },
 }
 
-// directed has the addresses to which a session has sent directed presence. It has a codec, so a
-// hibernating session takes the set to another kernel.
+// directed holds the addresses to which a session has sent directed presence. It has a codec, so a
+// hibernating session keeps the set when a new process takes over.
 var (
 	directed = session.NewSessionVar("directed-presence",
 		&session.Codec[directedSet]{Version: directedVersion, AppendMarshal: appendDirected,
 			Unmarshal: readDirected})
 )
 
-// The limits of one session's directed presence. More is answered with resource-constraint (attack K58).
+// The limits of one session's directed presence. A stanza beyond them is answered with resource-constraint
+// (attack K58).
 const (
 	maxDirected      = 1000      // addresses
 	maxDirectedBytes = 128 << 10 // bytes of all these addresses
 )
 
-// maxPresence is the most bytes that a presence stanza of a user may have, as it was sent. The server
+// maxPresence is the maximum size in bytes of a presence stanza of a user, as it was sent. The server
 // keeps the stanza while the session is available, and copies it to each contact, so it is smaller than
 // the limit of other stanzas. A longer one is answered with policy-violation.
 const maxPresence = 16 << 10
 
-// A directedSet has the addresses that got directed presence from a session, and that must get its
+// A directedSet holds the addresses that got directed presence from a session, and that must get its
 // unavailable presence (RFC 6121 section 4.6). The account's lock guards it.
 type directedSet struct {
 	to    []jid.JID // each address once
@@ -82,10 +88,10 @@ func appendDirected(dst []byte, d *directedSet) []byte {
 }
 
 // readDirected unmarshals what appendDirected has written. It fails for another version and for an address
-// that is no JID.
+// that is not a valid JID. It does not check the limits: the writer did.
 func readDirected(version uint8, b []byte) (*directedSet, error) {
 	if version != directedVersion {
-		return nil, fmt.Errorf("presence: version %d, and %d is the one known here", version, directedVersion)
+		return nil, fmt.Errorf("presence: unsupported version %d (want %d)", version, directedVersion)
 	}
 	d := new(directedSet)
 	for len(b) > 0 {
@@ -111,12 +117,14 @@ func (d *directedSet) has(j jid.JID) bool {
 	return false
 }
 
-// A Service is the module of one profile. [session.Lookup] gives it to other modules, which may send
-// presence with it ([Service.SendPresence]) and hide the account from contacts ([Service.Hidden]).
+// A Service is the module as one [session.Profile] has it: hosts with the same modules and options share a
+// profile. [session.Lookup] gives it to other modules, which can use it to send presence
+// ([Service.SendPresence]) and to hide an account from contacts ([Service.Hidden]).
 type Service struct {
 	rosters *roster.Service
-	// Hidden reports whether the account a sends no presence to contact, as it has blocked it. A module sets
-	// it in Load; nil: the account hides from no contact. It is called under the lock of a.
+	// Hidden reports whether the account a sends no presence to contact, because a has blocked contact. One
+	// other module may set it, in its own Load; nil: the account hides from no contact. It is called under the
+	// lock of a.
 	Hidden func(a *session.Account, contact jid.JID) bool
 }
 
@@ -154,8 +162,10 @@ func WasDirected(s *session.Session, to jid.JID) bool {
 // handleOutbound is the PrePresence hook: it handles each presence stanza that a client of the account
 // sends. Under the sender's lock. Its steps:
 //
-//  1. Refuse a stanza over maxPresence, and a subscription or probe without an address.
-//  2. Presence without an address is a broadcast: see available and unavailable.
+//  1. Refuse a stanza over maxPresence. Without an address, refuse any type but available and unavailable
+//     ([session.Stanza.Fail] sends no answer to an error).
+//  2. Presence without an address is a broadcast: see available and unavailable. Presence to the user's own
+//     bare JID is directed.
 //  3. A subscription stanza goes to outboundSubscription.
 //  4. Directed presence is remembered, and directed unavailable presence forgotten. These stanzas, and
 //     probes and errors, pass on to the recipient.
@@ -215,10 +225,11 @@ func rememberDirected(ev *session.Stanza) session.Verdict {
 // sections 4.2 and 4.4). Under the account's lock. Its steps:
 //
 //  1. Read the priority. An invalid one is answered with bad-request.
-//  2. Keep the stanza as the session's presence.
+//  2. Keep the stanza as the session's presence; sessions with the same bytes share them (Intern).
 //  3. Send it to the contacts with a subscription, and to all available sessions of the account.
 //  4. For initial presence: see sendInitial.
-//  5. If the session can get messages from now on, run the Available hooks.
+//  5. If the session had no presence, or a negative priority, and has a priority of 0 or more now, it can
+//     get messages from now on: run the Available hooks.
 func (m *Service) available(ev *session.Stanza) session.Verdict {
 	prio := int8(0)
 	if p, ok := ev.Element.Child(stanza.PriorityName); ok {
@@ -251,9 +262,10 @@ func (m *Service) available(ev *session.Stanza) session.Verdict {
 	return session.Done
 }
 
-// sendInitial does what follows initial presence only. It sends probes to the contacts whose presence the
-// user gets; it sends s the presence of the other sessions of a (RFC 6121 section 4.2.2); and it sends s
-// the subscription requests that wait for the user's answer (section 3.1.3). Under the lock of a.
+// sendInitial takes the steps that follow initial presence only. It sends probes to the contacts whose
+// presence the user is subscribed to, but to none that a hides from; it sends s the presence of the other
+// sessions of a (RFC 6121 section 4.2.2); and it sends s the subscription requests that wait for the user's
+// answer (section 3.1.3; requests.go). Under the lock of a.
 func (m *Service) sendInitial(ev *session.Stanza, s *session.Session, a *session.Account) {
 	l := ev.LoopRouter()
 	ap := l.Appender()
@@ -275,8 +287,8 @@ func (m *Service) sendInitial(ev *session.Stanza, s *session.Session, a *session
 	pullRequests(l, s)
 }
 
-// broadcast sends el, a presence of from without a 'to', to each contact of a that has a subscription to
-// it (RFC 6121 section 4.2.2). A contact from which a hides gets none. Under the lock of a.
+// broadcast sends el, a presence stanza without a 'to', from the full JID from to each contact that is
+// subscribed to a (RFC 6121 section 4.2.2). A contact that a hides from gets none. Under the lock of a.
 func (m *Service) broadcast(l *session.LoopRouter, a *session.Account, from jid.JID, el []byte) {
 	recipients := l.TempRecipients()
 	for it := range roster.Of(a).All() {
@@ -303,24 +315,26 @@ func (m *Service) unbound(l *session.LoopRouter, s *session.Session) {
 }
 
 // deleted is the Deleted hook: it ends every subscription of a deleted account (XEP-0077 section 3.2).
-// Otherwise a later account of the same name would get presence that was meant for this one. notify sends
-// a stanza to a bare JID. Under the account's lock; after a crash it may run again.
+// Otherwise a later account of the same name would get presence that was meant for this one. It calls notify
+// to send a stanza to a bare JID. Under the account's lock; after a crash it may run again.
 func deleted(l *session.LoopRouter, a *session.Account, notify func(to jid.JID, el []byte)) {
 	for it := range roster.Of(a).All() {
-		for typ, on := range [...]bool{it.To || it.PendingOut, it.From || it.PendingIn} {
+		for i, on := range [...]bool{it.To || it.PendingOut, it.From || it.PendingIn} {
 			if on {
 				ap := l.Appender()
 				ap.Open(stanza.PresenceName).Attr(stanza.AttrType,
-					[...]string{"unsubscribe", "unsubscribed"}[typ]).Close()
+					[...]string{"unsubscribe", "unsubscribed"}[i]).Close()
 				notify(it.JID, ap.B)
 			}
 		}
 	}
 }
 
-// sendUnavailable sends el, the unavailable presence of s, to each address that got its presence: the
-// directed set, the contacts with a subscription, and the available sessions of a. Each gets it once. Then
-// s has no presence. If s was not available, only the directed set gets el. Under the lock of a.
+// sendUnavailable sends el, the unavailable presence of s, to the directed set, to the contacts with a
+// subscription, and to the available sessions of a, with s itself. Then s has no presence. If s was not
+// available, only the directed set gets el. A directed address of a contact with a subscription is skipped:
+// the broadcast goes to the contact. A session of a in the directed set gets el twice. A contact that a hides
+// from gets nothing here: it got unavailable presence when it was blocked. Under the lock of a.
 func (m *Service) sendUnavailable(l *session.LoopRouter, a *session.Account, s *session.Session, el []byte) {
 	if d := directed.Get(s); d != nil {
 		recipients := l.TempRecipients()
@@ -348,13 +362,16 @@ func (m *Service) sendUnavailable(l *session.LoopRouter, a *session.Account, s *
 // Appendix A.2). Under the sender's lock. Its steps:
 //
 //  1. Look up the contact and its new state. A stanza to the user's own account ends here.
-//  2. If the state changes, give the change to the store; without space answer resource-constraint. A
+//  2. If the state changes, or a request makes an unlisted contact a roster item, give the change to the
+//     store. If the store is full (Full), or the roster has no space (Fits), answer resource-constraint. A
 //     pending request that is answered now is dropped.
 //  3. Forward the stanza from the user's bare JID (section 3.1.2).
 //  4. Send the contact the user's presence, or unavailable presence.
 //
 // The stanza is forwarded before the commit is durable. If the commit fails, the account is reloaded and
-// the user gets an error.
+// the user gets an error, but the contact has the stanza; the states of the two rosters then differ until
+// the user tries again. Without a change the ticket is 0, and Stored returns at
+// once.
 func (m *Service) outboundSubscription(ev *session.Stanza, typ stanza.Type) session.Verdict {
 	a, l := ev.Account(), ev.LoopRouter()
 	contact := ev.To.Bare()
@@ -389,9 +406,9 @@ func (m *Service) outboundSubscription(ev *session.Stanza, typ stanza.Type) sess
 	return ev.Stored(t)
 }
 
-// SendPresence sends to each address of to the presence of every available session of a if available is
-// true, else unavailable presence of each. Each stanza is copied once, however many addresses there are.
-// Under the lock of a, on the loop of l.
+// SendPresence sends to each address of to the presence of every available session of a if available is true,
+// else unavailable presence of each. It does not ask Hidden: the block list itself uses it. Each stanza is
+// copied once, however many addresses there are. Under the lock of a, on the loop of l.
 func (m *Service) SendPresence(l *session.LoopRouter, a *session.Account, available bool, to ...jid.JID) {
 	if len(to) == 0 {
 		return
@@ -435,7 +452,7 @@ func (m *Service) handleInbound(ev *session.Stanza) session.Verdict {
 		return session.Done
 	}
 	// A subscription request is sent from the bare JID (RFC 6121 section 3.1.2), so an error to it comes back
-	// to the bare JID. The user waits for no other error.
+	// to the bare JID. The user is not expecting any other error.
 	if ev.Type == stanza.TypeError && !roster.Of(a).State(ev.From.Bare()).PendingOut {
 		return session.Done
 	}
@@ -447,9 +464,10 @@ func (m *Service) handleInbound(ev *session.Stanza) session.Verdict {
 	return session.Done
 }
 
-// probed answers a presence probe with the presence of each available session, if the prober is the user
-// or a contact with a subscription. Any other prober gets no answer, so that it does not learn whether the
-// account exists (RFC 6121 section 4.3.2, attack K60). Under the recipient's lock.
+// probed answers a presence probe, to the bare JID or to a full JID, with the presence of each available
+// session, if the prober is the user or a contact with a subscription. Any other prober gets no answer,
+// so that it does not learn whether the account exists (RFC 6121 section 4.3.2, attack K60). Under the
+// recipient's lock.
 func (m *Service) probed(ev *session.Stanza) session.Verdict {
 	a, l := ev.Account(), ev.LoopRouter()
 	if ev.From.Bare() != a.JID() && !roster.Of(a).State(ev.From.Bare()).From {
@@ -467,17 +485,18 @@ func (m *Service) probed(ev *session.Stanza) session.Verdict {
 // inboundSubscription handles a subscription stanza of type typ from a contact (RFC 6121 Appendix A.3).
 // Under the recipient's lock. Its steps:
 //
-//  1. Look up the contact and its new state. If the state changes and the disk is full, answer
+//  1. Look up the contact and its new state. If the state changes and the store is full (Full), answer
 //     resource-constraint.
-//  2. A new request is kept whole in the roster until the user answers (section 3.1.3), or refused
-//     with resource-constraint if the roster has no space for it.
+//  2. Keep a new request whole in the roster until the user answers (section 3.1.3), or refuse it with
+//     resource-constraint if the roster has no space for it (Fits).
 //  3. Deliver the stanza to the user's clients, before the roster push (sections 3.1.6, 3.2.3, 3.3.3).
 //     A request goes to available sessions, any other stanza to sessions that have asked for the roster.
 //  4. If the state changes, give the change to the store; this sends the roster push.
 //  5. Answer "subscribed" for the user if the state says so, and send the contact presence, or
 //     unavailable presence.
 //
-// If the commit fails, the account is reloaded and the sender gets an error.
+// If the commit fails, the account is reloaded and the contact gets an error. A contact becomes a
+// roster item (Listed) here only if it is subscribed now; the user's own stanzas list it in other states too.
 func (m *Service) inboundSubscription(ev *session.Stanza, typ stanza.Type) session.Verdict {
 	a, l := ev.Account(), ev.LoopRouter()
 	contact := ev.From.Bare()

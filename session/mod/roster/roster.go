@@ -3,18 +3,20 @@
 //
 //	C: <iq type='set' id='1'><query xmlns='jabber:iq:roster'>
 //	     <item jid='juliet@localhost' name='Juliet'/></query></iq>
-//	S: <iq type='set' id='push-1' to='romeo@localhost/orchard'><query xmlns='jabber:iq:roster' ver='1'>
+//	S: <iq type='set' id='push-1048577' to='romeo@localhost/orchard'>
+//	   <query xmlns='jabber:iq:roster' ver='1048577'>
 //	     <item jid='juliet@localhost' name='Juliet' subscription='none'/></query></iq>
 //	S: <iq type='result' id='1'/>
 //
-// How it works. The roster of a warm account is in memory as a [Roster], which is packed (packed.go). A
+// How it works. An account is warm while package session, the kernel, has its stored state in memory; hooks
+// run only then. The roster of a warm account is in memory as a [Roster], which is packed (packed.go). A
 // change is made in memory under the account's lock, given to the store (table.go), and pushed to the
 // sessions that asked for the roster. The answer to a roster set waits until the change is durable. If the
 // write fails, the kernel reloads the roster and the client gets an error. state.go has the transitions of
 // subscription states. Other modules read a roster by [Of], and change it by [Service.Put].
 //
 // Versioning (section 2.6): a client that has the current version gets an empty result, any other client
-// gets the whole roster.
+// gets the whole roster. Results and pushes may have a version that is not durable yet: see Load.
 //
 // In memory, in a session: the kernel's flag "interested", set by the first roster request. In memory, in
 // a warm account: the roster, shared by its sessions. Stored: one row for each contact and one for the
@@ -53,28 +55,30 @@ const ns = "jabber:iq:roster"
 
 // The names of the elements and attributes in roster requests and stream features.
 var (
-	query    = xmlstream.N(ns, "query")
-	itemName = xmlstream.N(ns, "item")
-	group    = xmlstream.N(ns, "group")
-	verName  = xmlstream.N("urn:xmpp:features:rosterver", "ver")
-	preName  = xmlstream.N("urn:xmpp:features:pre-approval", "sub")
-	askAttr  = xmlstream.N("", "ask")
-	approved = xmlstream.N("", "approved")
+	queryName    = xmlstream.N(ns, "query")
+	itemName     = xmlstream.N(ns, "item")
+	groupName    = xmlstream.N(ns, "group")
+	verName      = xmlstream.N("urn:xmpp:features:rosterver", "ver")
+	preName      = xmlstream.N("urn:xmpp:features:pre-approval", "sub")
+	askAttr      = xmlstream.N("", "ask")
+	approvedAttr = xmlstream.N("", "approved")
 )
 
-// The limits of one contact; more is answered with not-acceptable (RFC 6121 section 2.3.3).
+// The limits of one contact. A roster set beyond them is answered with not-acceptable (RFC 6121 section
+// 2.3.3).
 const (
 	maxName   = 1023 // bytes of the contact's name, or of the name of a group
 	maxGroups = 32   // groups of one contact
 )
 
-// MaxRequest is the longest subscription request that is kept until the user answers it, in bytes. A
-// request is kept whole or refused (RFC 6121 section 3.1.3). Module presence allows 16 KiB for a user's
-// presence stanza, so that fits together with its addresses.
+// MaxRequest is the longest subscription request that is kept until the user answers it, in bytes; the option
+// max_bytes may allow less. A request is kept whole or refused (RFC 6121 section 3.1.3). A request of a user
+// of this server fits: module presence allows 16 KiB for the stanza, and its addresses have at most 3 KiB
+// each.
 const MaxRequest = 24 << 10
 
-// The range of the option max_bytes. The least value has space for one contact with the longest name and
-// the most groups, each with the longest name.
+// The range of the option max_bytes. The minimum has space for one contact with the longest name and the most
+// groups, each with the longest name, if these need no XML escaping.
 const (
 	minBytes = 64 << 10
 	maxBytes = 1 << 30
@@ -109,8 +113,8 @@ func Of(a *session.Account) *Roster { return part.Get(a) }
 // Options is the module's section of the configuration. A change over one of these limits is answered with
 // resource-constraint.
 type Options struct {
-	// MaxItems is how many contacts an account may have. As many other users may have a request that waits
-	// for the user's answer.
+	// MaxItems is how many contacts an account may have. A second limit has the same number: the users who
+	// are not contacts, and who have a subscription request that waits for the user's answer.
 	MaxItems int `toml:"max_items"`
 	// MaxBytes bounds the roster of one account in bytes. Three quarters are for its contacts, measured in
 	// the XML that a client gets; one quarter is for requests that wait for an answer, of all senders
@@ -125,13 +129,13 @@ func (o *Options) Check() (key, why string) {
 		session.OptionRange{Key: "max_bytes", Value: o.MaxBytes, Min: minBytes, Max: maxBytes})
 }
 
-// A Service is the module of one profile. [session.Lookup] gives it to modules that change rosters. It
-// does not change after Load. Its methods run under the lock of the account, where they do not say
-// otherwise.
+// A Service is the module as one [session.Profile] has it: hosts with the same modules and options share a
+// profile. [session.Lookup] gives it to modules that change rosters. It does not change after Load. Its
+// methods run under the lock of the account, unless noted otherwise.
 type Service struct {
 	opt          Options
 	db           *table
-	firstVersion uint64 // the lowest roster version that this process gives
+	firstVersion uint64 // the lowest roster version that this process assigns
 }
 
 // defaultOptions returns the options of a configuration that does not mention the module. They have space
@@ -149,13 +153,15 @@ func (m *Service) Load(api *session.API) error {
 	if m.db, err = openTable(api); err != nil {
 		return err
 	}
-	// After a crash, a client may have a version that was pushed and never became durable. Versions since
-	// the start are larger than any before, so that version is never given to another state of the roster.
-	// 20 bits leave an account a million changes before it reaches the versions of the next start.
+	// After a crash, a client may have a version that was pushed and never became durable. No later process may
+	// assign it to another state of the roster. So the versions of each process begin above those of the
+	// processes before it: Incarnation counts the starts of the process, durably. An account with more than a
+	// million changes in one process (20 bits) goes on with the numbers of later incarnations, and loses this
+	// protection for them.
 	m.firstVersion = uint64(api.Router.Incarnation)<<20 + 1
 	session.Resident(api, part, m.db.load)
-	api.Hooks.OnIQ(api.Module, false, query, m.get, session.ToSelf)
-	api.Hooks.OnIQ(api.Module, true, query, m.set, session.ToSelf)
+	api.Hooks.OnIQ(api.Module, false, queryName, m.get, session.ToSelf)
+	api.Hooks.OnIQ(api.Module, true, queryName, m.set, session.ToSelf)
 	for _, t := range []session.Target{session.ToBare, session.ToFull, session.ToHost} {
 		api.Hooks.PreIQ[t].Add(api.Module, session.Guard, refuseForeign)
 	}
@@ -172,11 +178,12 @@ func (m *Service) Load(api *session.API) error {
 	return nil
 }
 
-// refuseForeign answers forbidden to a roster set for another account (RFC 6121 sections 2.1.5 and 2.3.3).
-// It is a PreIQ hook, under the sender's lock, so it runs before the address is looked up: the answer does
-// not say whether the account exists. A set to another server passes.
+// refuseForeign answers forbidden to a roster set for another account (RFC 6121 sections 2.1.5 and
+// 2.3.3). It is a PreIQ hook: it sees only what clients of this server send, under the sender's lock,
+// before the address is looked up. So the answer does not say whether the account exists. A set to
+// another server passes.
 func refuseForeign(ev *session.Stanza) session.Verdict {
-	if ev.Type != stanza.TypeSet || !ev.Payload().Is(query) || ev.To.Bare() == ev.Account().JID() {
+	if ev.Type != stanza.TypeSet || !ev.Payload().Is(queryName) || ev.To.Bare() == ev.Account().JID() {
 		return session.Pass
 	}
 	if _, ours := ev.LoopRouter().Router().Table.Host(ev.To.Domain()); !ours {
@@ -185,8 +192,9 @@ func refuseForeign(ev *session.Stanza) session.Verdict {
 	return ev.Fail(stanza.Forbidden)
 }
 
-// get answers a roster request with the whole roster, or with an empty result if the client has the
-// current version. From now on the session gets roster pushes.
+// get answers a roster request with the whole roster, or with an empty result if the client has the current
+// version. From now on the session gets roster pushes. It is an iq handler, under the account's lock; Reply
+// calls its function before it returns.
 func (m *Service) get(ev *session.Stanza) session.Verdict {
 	r := Of(ev.Account())
 	ev.Session.SetInterested()
@@ -196,7 +204,7 @@ func (m *Service) get(ev *session.Stanza) session.Verdict {
 		return ev.Reply(nil) // RFC 6121 section 2.6.3
 	}
 	return ev.Reply(func(_ *session.Stanza, a *xmlstream.Appender) {
-		a.Open(query)
+		a.Open(queryName)
 		if versioned {
 			a.Attr(stanza.AttrVer, version)
 		}
@@ -225,10 +233,10 @@ func (it *Item) append(a *xmlstream.Appender) {
 		a.Attr(askAttr, "subscribe")
 	}
 	if it.Approved {
-		a.Attr(approved, "true")
+		a.Attr(approvedAttr, "true")
 	}
 	for g := range it.Groups.All() {
-		a.Open(group).Text(g).Close()
+		a.Open(groupName).Text(g).Close()
 	}
 	a.Close()
 }
@@ -236,9 +244,10 @@ func (it *Item) append(a *xmlstream.Appender) {
 // set handles a roster set: it adds, changes or removes one contact (RFC 6121 sections 2.3 to 2.5). Its
 // steps:
 //
-//  1. Check that there is one item, with the address of a contact: no malformed one, not the user's own.
+//  1. Check that there is one item, with a well-formed address that is not the user's own. A resource in it
+//     is cut off.
 //  2. For subscription='remove' go to remove; a contact that is not listed is item-not-found.
-//  3. Read name and groups within their limits. An empty, doubled or too long group is an error.
+//  3. Read name and groups within their limits. An empty, duplicate or too long group is an error.
 //  4. Check the limits of the account and the space on the disk, before any session gets a push.
 //  5. Change the roster, push the change, and answer once it is durable.
 func (m *Service) set(ev *session.Stanza) session.Verdict {
@@ -275,7 +284,7 @@ func (m *Service) set(ev *session.Stanza) session.Verdict {
 	it.Name = string(name)
 	var groups []string
 	for c, ok := e.First(); ok; c, ok = c.Next() {
-		if !c.Is(group) {
+		if !c.Is(groupName) {
 			continue
 		}
 		g := string(c.Text())
@@ -292,14 +301,14 @@ func (m *Service) set(ev *session.Stanza) session.Verdict {
 	if m.Full() || !m.Fits(a, &it) {
 		return ev.Fail(stanza.ResourceConstraint)
 	}
-	return ev.Commit(m.put(ev.LoopRouter(), a, it, true), storage.Reply)
+	return ev.Commit(m.put(ev.LoopRouter(), a, it, true), storage.Reply) // Reply runs once the ticket is settled
 }
 
 // remove removes a contact. It ends the subscriptions in both directions, as if the user had cancelled
 // both (RFC 6121 section 2.5.2): the contact gets unavailable presence of each session, "unsubscribe" and
 // "unsubscribed", as far as the state calls for them. The answer waits until the removal is durable.
 func (m *Service) remove(ev *session.Stanza, a *session.Account, it Item) session.Verdict {
-	if m.Full() { // stanzas that were sent could not be taken back
+	if m.Full() { // refuse before the stanzas below are sent: they can't be taken back if the commit fails
 		return ev.Fail(stanza.ResourceConstraint)
 	}
 	send := func(from jid.JID, typ string) {
@@ -323,7 +332,7 @@ func (m *Service) remove(ev *session.Stanza, a *session.Account, it Item) sessio
 	return ev.Commit(m.Put(ev.LoopRouter(), a, Item{JID: it.JID}), storage.Reply)
 }
 
-// Put replaces the contact's item by it, or removes the contact if it has nothing to store. It changes
+// Put replaces the contact's item with the parameter it, or removes the contact if it.empty(). Put changes
 // memory, gives the change to the store, and sends a roster push (RFC 6121 section 2.1.6) if a client sees
 // a difference. It returns the ticket of the write and does not wait for it. If the write fails the kernel
 // reloads the account. Call Full and Fits first. Under the lock of a, on the loop of l.
@@ -332,8 +341,8 @@ func (m *Service) Put(l *session.LoopRouter, a *session.Account, it Item) sessio
 	return m.put(l, a, it, !it.looksLike(&old))
 }
 
-// put is Put; withPush says whether the roster gets a new version and is pushed. A roster set is pushed
-// whatever it changed (RFC 6121 section 2.3.2).
+// put is Put; withPush says whether the roster gets a new version and is pushed. A roster set is pushed even
+// if it changed nothing (RFC 6121 section 2.3.2).
 func (m *Service) put(l *session.LoopRouter, a *session.Account, it Item, withPush bool) session.Ticket {
 	r := part.Mutable(a)
 	if withPush {
@@ -367,20 +376,20 @@ func push(l *session.LoopRouter, a *session.Account, it *Item, version uint64) {
 		ap := l.Appender()
 		ap.Open(stanza.IQName).Attr(stanza.AttrType, "set").Attr(stanza.AttrID, "push-"+v).Attr(stanza.AttrTo,
 			s.JID().String())
-		ap.Open(query).Attr(stanza.AttrVer, v)
+		ap.Open(queryName).Attr(stanza.AttrVer, v)
 		it.append(ap)
 		ap.Close().Close()
 		s.Send(session.OutboundStanza{Bytes: ap.B, Kind: stanza.IQ})
 	}
 }
 
-// Full reports whether the store refuses writes now. A change that is made nevertheless is lost when its
-// commit fails. Any goroutine may call it.
+// Full reports whether the store refuses writes now: its disk or its queue is full. The commit of a change
+// that is made nevertheless most likely fails, and the change is lost. Any goroutine may call it.
 func (m *Service) Full() bool { return m.db.db.Full() != nil }
 
-// Fits reports whether the limits allow it in place of the contact's present item. An item that takes no
-// more than the present one always fits, because a roster may be older than its limits. Contacts and
-// requests have limits of their own. Under the lock of a.
+// Fits reports whether the limits allow the item it in place of the contact's current item. An item that
+// takes no more than the current one always fits, because a roster may be older than its limits. Contacts
+// and requests have limits of their own. Under the lock of a.
 func (m *Service) Fits(a *session.Account, it *Item) bool {
 	r := Of(a)
 	old, _ := r.Get(it.JID)
@@ -398,12 +407,14 @@ func (m *Service) Fits(a *session.Account, it *Item) bool {
 	if !fits(current.listed, oldListed, listed, m.opt.MaxBytes-requestBytes) {
 		return false
 	}
-	// Long requests may fill half of the limit only, so that a few of them do not keep usual requests out.
+	// A long request is refused if all requests together would take more than half of their limit, so that a
+	// few long ones do not keep usual requests out.
 	if requests.bytes > usualRequest {
 		requestBytes /= 2
 	}
 	return fits(current.requests, oldRequests, requests, requestBytes)
 }
 
-// usualRequest is the most bytes that a request without extended content takes, with its sender's address.
+// usualRequest is the maximum size, in bytes, of a request without extended content, with its sender's
+// address.
 const usualRequest = 4 << 10

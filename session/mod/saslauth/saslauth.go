@@ -10,20 +10,26 @@
 //
 // How it works. Package sasl implements the mechanisms: an [sasl.Exchange] gets what the client sends and
 // returns a [sasl.Step], which says what it needs next. This package does these steps: it reads the
-// account from the store, derives keys on a worker, and sends the answers. While a worker runs, the stream
-// takes no input. All functions run on the stream's loop, under no lock.
+// account from the store, derives keys on a worker, and sends the answers. Functions run on the stream's
+// loop, under no lock, except for those that are passed to a worker. While a worker runs or an answer is
+// delayed, the stream takes no input, and nothing else uses the exchange; if the connection closes
+// meanwhile, the rest is not called.
 //
-// The authenticated user is the one that the exchange has verified, never just the name that the client
-// has sent. The server takes the same steps for an unknown user as for a known one, with a salt derived
+// Until the exchange is done its user is only the name that the client claims, and is used to look up the
+// account and to count failures. The stream gets the user when the exchange has verified the password. An
+// authorization identity (authzid) must be the user's own bare JID; package sasl checks it. The server takes
+// the same steps for an unknown user as for a known one, with a salt derived
 // from a secret of the server, so a client can't find out which accounts exist.
 //
-// Failures are limited by address, and wrong passwords also by account. Over a limit, each answer is
-// delayed by a second. No account is locked, because that would let an attacker lock out its owner.
+// Failures are rate-limited per address, and wrong passwords also per account. Over a limit, the answer
+// to each failure is delayed by a second. No account is locked, because that would let an attacker lock
+// out its owner.
 //
 // In memory: the running [exchange], in the stream's negotiation state. Stored: nothing of its own; the
 // credentials are in the account's row. They are written here only when keys are derived again.
 //
-// Hooks: none. Two stream features: mechanisms, and channel binding types.
+// Hooks: no stanza hooks. Two stream features: mechanisms, and channel binding types. (S04 and the like are
+// attacks with a test each: cmd/internal/house/attacks.txt.)
 package saslauth
 
 import (
@@ -60,24 +66,24 @@ const ns = "urn:ietf:params:xml:ns:xmpp-sasl"
 
 // The names of the elements of SASL and of XEP-0440.
 var (
-	mechanisms    = xmlstream.N(ns, "mechanisms")
-	mechanismName = xmlstream.N(ns, "mechanism")
-	auth          = xmlstream.N(ns, "auth")
-	response      = xmlstream.N(ns, "response")
-	abort         = xmlstream.N(ns, "abort")
-	failure       = xmlstream.N(ns, "failure")
-	challenge     = xmlstream.N(ns, "challenge")
-	success       = xmlstream.N(ns, "success")
-	bindings      = xmlstream.N("urn:xmpp:sasl-cb:0", "sasl-channel-binding")
-	binding       = xmlstream.N("urn:xmpp:sasl-cb:0", "channel-binding")
+	mechanismsName = xmlstream.N(ns, "mechanisms")
+	mechanismName  = xmlstream.N(ns, "mechanism")
+	authName       = xmlstream.N(ns, "auth")
+	responseName   = xmlstream.N(ns, "response")
+	abortName      = xmlstream.N(ns, "abort")
+	failureName    = xmlstream.N(ns, "failure")
+	challengeName  = xmlstream.N(ns, "challenge")
+	successName    = xmlstream.N(ns, "success")
+	bindingsName   = xmlstream.N("urn:xmpp:sasl-cb:0", "sasl-channel-binding")
+	bindingName    = xmlstream.N("urn:xmpp:sasl-cb:0", "channel-binding")
 )
 
-// A Policy has what the process decides about authentication, the same for all hosts. The process gives it
-// to the module as a [session.Dependency].
+// A Policy holds the settings of authentication that are the same for all hosts. The process gives it to the
+// module as a [session.Dependency].
 type Policy struct {
 	Mechanisms sasl.MechanismSet // the mechanisms of the configuration, with their -PLUS forms
-	PlainText  bool              // mechanisms are offered without TLS, PLAIN too: for tests on loopback
-	Rand       io.Reader         // the source of nonces; several loops read it at a time
+	PlainText  bool              // all mechanisms are offered without TLS too, for tests on loopback
+	Rand       io.Reader         // the source of nonces; several loops read it concurrently
 	FakeKey    sasl.Secret       // makes the salts of unknown users; it must stay the same after a restart
 	Failures   *session.Throttle // counts failures by address and by account; nil: no limit
 	// EndPoint returns the tls-server-end-point binding of a certificate (RFC 5929 section 4), or nil if it
@@ -85,18 +91,21 @@ type Policy struct {
 	EndPoint func(c *tls.Certificate) []byte
 }
 
-// maxTries is how many failures end a stream. RFC 6120 section 6.4.4 wants a number between 2 and 5.
+// maxTries is the number of failed tries after which a stream is closed. RFC 6120 section 6.4.4 recommends to
+// allow between 2 and 5 retries.
 const maxTries = 5
 
-// iterationsPerMicrosecond is how many PBKDF2 iterations a processor computes in a microsecond, rounded
-// down: see [sasl.Derivation]. It converts iterations into the cost for the admission queue, which counts
-// microseconds of a worker. If it is wrong, logins start too early or too late.
+// iterationsPerMicrosecond is how many PBKDF2 iterations a processor computes in a microsecond, about: see
+// [sasl.Derivation]. It converts iterations into microseconds of a worker: the cost for the admission queue,
+// which starts the works of logins at a limited rate of microseconds. With a larger number more logins are
+// computed at a time, and slow down established sessions; with a smaller one logins wait without need.
 const iterationsPerMicrosecond = 5
 
-// delayTicks is the delay of an answer over a limit of failures: 10 ticks are a second.
+// delayTicks is the delay of the answer to a failure once a limit is exceeded: 10 ticks are a second.
 const delayTicks reactor.Tick = 10
 
-// A module is the module of one profile. It does not change after Load.
+// A module is this module as one [session.Profile] has it: hosts with the same modules and options share a
+// profile. It does not change after Load.
 type module struct {
 	policy Policy
 	db     *store.DB
@@ -108,21 +117,21 @@ type module struct {
 func (m *module) Load(api *session.API) error {
 	var ok bool
 	if m.policy, ok = session.Lookup[Policy](api); !ok {
-		return errors.New("the process has given no SASL mechanisms")
+		return errors.New("the process has provided no SASL policy")
 	}
 	m.db, m.router = storage.DB(api), api.Router
 	allowed := func(st session.Negotiation) bool { return m.policy.PlainText || st.Traits()&session.Secure != 0 }
 	api.Hooks.Features = append(api.Hooks.Features,
 		session.StreamFeature{
-			Name:          auth,
-			Continuations: []xmlstream.Name{response, abort},
+			Name:          authName,
+			Continuations: []xmlstream.Name{responseName, abortName},
 			Forbids:       session.HasUser | session.S2S,
 			Available:     allowed,
 			Offer:         m.offerMechanisms,
 			Handle:        m.handle,
 		},
 		session.StreamFeature{
-			Name:    bindings,
+			Name:    bindingsName,
 			Needs:   session.Secure,
 			Forbids: session.HasUser | session.S2S,
 			Offer:   m.offerBindings,
@@ -130,9 +139,9 @@ func (m *module) Load(api *session.API) error {
 	return nil
 }
 
-// mechanisms returns the mechanisms of st and the bindings of its connection. Both the offer and the
-// exchange use this one function, so that a client can't use a mechanism that was not offered (attack
-// S04).
+// mechanisms returns the mechanisms that st is offered, and the channel bindings of its connection. Both
+// the offer and the exchange use this one function, so that a client can't use a mechanism that was not
+// offered (attack S04).
 func (m *module) mechanisms(st session.Negotiation) (sasl.MechanismSet, sasl.ChannelBinding) {
 	b := m.binding(st)
 	return m.policy.Mechanisms.ForStream(st.Traits()&session.Secure != 0, b, m.policy.PlainText), b
@@ -140,9 +149,9 @@ func (m *module) mechanisms(st session.Negotiation) (sasl.MechanismSet, sasl.Cha
 
 // binding returns the channel bindings of st's connection; the zero value without TLS.
 //
-// In TLS 1.2 tls-unique and tls-exporter need the extended master secret (RFC 7627). Without it a server
-// between client and server can give two connections the same binding. ExportKeyingMaterial fails for such
-// connections, so its success shows that the secret is there.
+// In TLS 1.2 tls-unique and tls-exporter need the extended master secret (RFC 7627 section 1). Without it
+// a man in the middle can give two connections the same binding. ExportKeyingMaterial of crypto/tls fails
+// for such connections, so its success shows that the secret is there.
 func (m *module) binding(st session.Negotiation) (b sasl.ChannelBinding) {
 	cs := st.Transport().TLS()
 	if cs == nil {
@@ -150,9 +159,9 @@ func (m *module) binding(st session.Negotiation) (b sasl.ChannelBinding) {
 	}
 	b.TLS13 = cs.Version >= tls.VersionTLS13
 	if k, err := cs.ExportKeyingMaterial("EXPORTER-Channel-Binding", nil, 32); err == nil {
-		b.Exporter = k // RFC 9266 section 4.2
+		b.Exporter = k // label and length are those of RFC 9266 section 2
 		if !b.TLS13 {
-			b.Unique = cs.TLSUnique // RFC 7627 section 1
+			b.Unique = cs.TLSUnique // RFC 5929 section 3; not defined for TLS 1.3
 		}
 	}
 	if c := st.Transport().PresentedCertificate(); c != nil && m.policy.EndPoint != nil {
@@ -168,7 +177,7 @@ func (m *module) offerMechanisms(st session.Negotiation, a *xmlstream.Appender) 
 	if set == 0 {
 		return
 	}
-	a.Open(mechanisms)
+	a.Open(mechanismsName)
 	set.Each(func(x sasl.Mechanism) { a.Open(mechanismName).Text(x.String()).Close() })
 	a.Close()
 }
@@ -179,26 +188,27 @@ func (m *module) offerBindings(st session.Negotiation, a *xmlstream.Appender) {
 	if !set.Plus() {
 		return
 	}
-	a.Open(bindings)
+	a.Open(bindingsName)
 	for _, t := range b.Types() {
-		a.Open(binding).Attr(stanza.AttrType, t).Close()
+		a.Open(bindingName).Attr(stanza.AttrType, t).Close()
 	}
 	a.Close()
 }
 
-// An exchange is what a stream keeps of SASL between two elements. After a failure it is kept only for
-// bindingRefused.
+// An exchange is the SASL state of a stream between two elements. After a failure an exchange with
+// nothing but bindingRefused is kept; after success there is none.
 type exchange struct {
 	sasl           *sasl.Exchange    // the running exchange; nil after a failure
-	user           jid.JID           // the bare JID of the user, once lookUpUser has it
+	user           jid.JID           // the bare JID that the client claims, from lookUpUser on
 	accountID      uint64            // the id of the account in the store; 0: there is none
 	credentials    []byte            // for PLAIN: the account's credentials as they were read, for rederiveKeys
 	bindingRefused sasl.MechanismSet // mechanisms that were refused once for their channel binding: see fail
 }
 
-// handle handles each SASL element of the client: auth begins an exchange, response continues it, abort
-// ends it. An auth during an exchange, or a response without one, is malformed-request. e is valid until
-// handle returns.
+// handle processes each SASL element of the client: auth begins an exchange, response continues it, abort
+// ends it. An abort without an exchange is answered with aborted, and counts as a failed try. An auth
+// during an exchange, or a response without one, ends it with malformed-request. e is valid until handle
+// returns.
 func (m *module) handle(st session.Negotiation, e xmlstream.Element) {
 	x, _ := st.Exchange().(*exchange)
 	if x == nil {
@@ -206,13 +216,13 @@ func (m *module) handle(st session.Negotiation, e xmlstream.Element) {
 	}
 	running := x.sasl != nil
 	switch {
-	case e.Is(abort) && running:
+	case e.Is(abortName) && running:
 		m.step(st, x, x.sasl.Abort())
-	case e.Is(abort):
+	case e.Is(abortName):
 		m.fail(st, x, sasl.Step{Condition: sasl.Aborted})
-	case e.Is(auth) == running:
+	case e.Is(authName) == running:
 		m.fail(st, x, sasl.Step{Condition: sasl.MalformedRequest})
-	case e.Is(auth):
+	case e.Is(authName):
 		m.begin(st, x, e)
 	default:
 		m.step(st, x, x.sasl.Next(e.Text()))
@@ -231,12 +241,14 @@ func (m *module) begin(st session.Negotiation, last *exchange, e xmlstream.Eleme
 }
 
 // step does what the exchange needs next: send a challenge, look up the user, derive keys from a password
-// (PLAIN), store renewed keys, or end the negotiation with success or failure. If the queue of the workers
-// is full, or a worker fails, the client gets temporary-auth-failure and may try again.
+// (PLAIN), renew stored keys (NeedKeys), or end the negotiation with success or failure. If the queue of the
+// workers is full, or a worker fails, the client gets temporary-auth-failure and may try again; only the
+// renewal of keys may fail without that. Derivations wait for admission (AwaitAdmission), because they cost
+// milliseconds; reads of the store do not (Await).
 func (m *module) step(st session.Negotiation, x *exchange, s sasl.Step) {
 	switch s.Kind {
 	case sasl.Challenge:
-		m.send(st, challenge, s.Data)
+		m.send(st, challengeName, s.Data)
 	case sasl.NeedUser:
 		m.lookUpUser(st, x, s.User)
 	case sasl.NeedDerive:
@@ -255,17 +267,18 @@ func (m *module) step(st session.Negotiation, x *exchange, s sasl.Step) {
 	case sasl.NeedKeys:
 		m.rederiveKeys(st, x, s.Renewal)
 	case sasl.Done:
-		m.send(st, success, s.Data)
-		st.Authenticated(x.user, x.accountID)
+		m.send(st, successName, s.Data)
+		st.Authenticated(x.user, x.accountID) // it also drops x; a revoked account is refused when it binds
 	default:
 		m.fail(st, x, s)
 	}
 }
 
 // rederiveKeys derives the keys of an account again, on a worker, and stores them: the account's keys come
-// from a form of the password that is no longer used, see [sasl.NeedKeys]. Errors are logged and do not
-// end the login, since the old keys are still valid. The keys are stored only if the credentials are still
-// those that lookUpUser read, so a password that was changed meanwhile is not overwritten.
+// from a form of the password (another preparation of its characters) that is no longer used, see
+// [sasl.NeedKeys]. The same worker waits for the write: this is rare. Errors are logged and do not end the
+// login, since the old keys are still valid. The keys are stored only if the credentials are still those that
+// lookUpUser read, so a password that was changed meanwhile is not overwritten.
 func (m *module) rederiveKeys(st session.Negotiation, x *exchange, r *sasl.Renewal) {
 	then := func(err error) {
 		if err != nil {
@@ -289,14 +302,16 @@ func (m *module) rederiveKeys(st session.Negotiation, x *exchange, r *sasl.Renew
 	}
 }
 
-// lookUpUser reads the account of the localpart user from the store, on a worker, and gives its keys to
-// the exchange. Its steps:
+// lookUpUser reads an account from the store, on a worker, and gives its keys to the exchange. user is the
+// prepared localpart of its address. Its steps:
 //
-//  1. Make the user's JID, and snapshot the revocation epoch: if an operator ends the account's sessions
-//     from now on, the stream can't bind, whatever was read.
-//  2. On a worker: read the account's row and decode the keys for the mechanism. Without an account, the
-//     zero Credentials are used: the exchange goes on in the same way and fails at its end.
-//  3. On the loop: continue the exchange. If the store fails, answer temporary-auth-failure.
+//  1. Make the user's JID, and snapshot the revocation epoch, which counts the accounts whose sessions an
+//     operator has ended. If it has changed when the stream binds a resource, the stream is closed.
+//  2. On a worker: read the account's row and decode the keys for the mechanism. Without an account, or
+//     without keys for the mechanism, the Credentials have none: the exchange goes on in the same way and
+//     fails at its end.
+//  3. On the loop: continue the exchange. If the row can't be read or decoded, answer
+//     temporary-auth-failure.
 func (m *module) lookUpUser(st session.Negotiation, x *exchange, user string) {
 	host := st.Host().Name
 	bare, err := jid.New(user, host, "")
@@ -340,7 +355,7 @@ func (m *module) lookUpUser(st session.Negotiation, x *exchange, user string) {
 	}
 }
 
-// send sends an element n with the text data, which is base64.
+// send sends an element n with the text data, which the exchange has encoded in base64.
 func (m *module) send(st session.Negotiation, n xmlstream.Name, data []byte) {
 	a := st.LoopRouter().Appender()
 	a.Open(n)
@@ -352,15 +367,16 @@ func (m *module) send(st session.Negotiation, n xmlstream.Name, data []byte) {
 }
 
 // fail ends the exchange, answers with a failure element, and closes the stream after the fifth failure.
-// Over a limit of failures the answer is delayed, see overLimit.
+// Over a limit of failures the answer is delayed, see countAndCheck.
 //
-// A try that is refused for its channel binding has tested no password. A client that prefers a binding
-// type that the server does not have finds the next mechanism in this way. Therefore each mechanism may
-// fail so once on a stream without being counted at all. Every other failure counts as a try of the stream
-// (RFC 6120 section 6.4.4); overLimit says which also count against address and account.
+// A try that is refused for its channel binding has tested no password. A client that prefers a binding type
+// that the server does not have finds the next mechanism in this way. Therefore the first such failure of
+// each mechanism on a stream is not a failed try; only the metrics count it. Every other failure is a failed
+// try of the stream (RFC 6120 section 6.4.4), also one that the server has caused; countAndCheck says which
+// also count against address and account.
 func (m *module) fail(st session.Negotiation, x *exchange, s sasl.Step) {
 	uncounted := false
-	if s.BindingRefused {
+	if s.BindingRefused { // the exchange is still there: it has made this step
 		mech := x.sasl.Mechanism()
 		uncounted = !x.bindingRefused.Has(mech)
 		x.bindingRefused = x.bindingRefused.With(mech)
@@ -374,11 +390,11 @@ func (m *module) fail(st session.Negotiation, x *exchange, s sasl.Step) {
 	tries, late := 0, false
 	if !uncounted {
 		tries = st.CountFailure()
-		late = m.overLimit(st, x, s)
+		late = m.countAndCheck(st, x, s)
 	}
 	answer := func() {
 		a := st.LoopRouter().Appender()
-		a.Open(failure).Open(xmlstream.N(ns, s.Condition.String())).Close().Close()
+		a.Open(failureName).Open(xmlstream.N(ns, s.Condition.String())).Close().Close()
 		st.Send(a.B)
 		if tries >= maxTries {
 			st.Close(session.ErrPolicyViolation)
@@ -391,17 +407,18 @@ func (m *module) fail(st session.Negotiation, x *exchange, s sasl.Step) {
 	answer()
 }
 
-// overLimit counts a failure against the client's address and against the account, and reports whether one
-// of the two has had too many.
+// countAndCheck counts a failure against the client's address and against the account, and reports
+// whether one of the two has had too many.
 //
-// Against the account count only guesses at its password: not-authorized, and any other end of an exchange
-// in which a password was compared and was wrong. A request that can't be read, or a mechanism that is not
-// offered, has tested no password. A client that is told account-disabled has sent the right one (RFC 6120
-// section 6.5.2). These must not delay the owner's login.
+//   - The account counts guesses at its password: not-authorized (a second refused binding of a mechanism
+//     too), and any other failure after a wrong password. It does not count failures that have tested no
+//     password, such as malformed-request and invalid-mechanism, nor account-disabled, which only a client
+//     with the right password gets (RFC 6120 section 6.5.2): they must not delay the owner's login.
+//   - The address counts all failures except aborted, as the client gave up, and temporary-auth-failure
+//     (section 6.5.11), as the server has caused it.
 //
-// Against the address these count too. Not counted are aborted, as the client gave up, and
-// temporary-auth-failure (section 6.5.11), as the server has caused it.
-func (m *module) overLimit(st session.Negotiation, x *exchange, s sasl.Step) (late bool) {
+// Take and TakeAddr return false if the limit is exceeded.
+func (m *module) countAndCheck(st session.Negotiation, x *exchange, s sasl.Step) (late bool) {
 	t := m.policy.Failures
 	if t == nil {
 		return false
