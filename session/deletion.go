@@ -13,10 +13,11 @@ import (
 // these steps: logins under way are revoked and the sessions end; a worker reads the rows that are still
 // stored under the account's id; the hooks of [Hooks.Deleted] say which contacts are told what; the
 // contacts are told, 64 at a time; a worker waits until the changes at the contacts are durable; erase is
-// called, which must delete the rows. A failure starts the steps again after a pause, up to eight times;
-// a contact that was told is not told again. done is called once: after erase, at the first failure, or
-// at once if the domain has no logins now. It may be nil. If the server stops before erase was called,
-// the next start must call FinishDeletion again. Any goroutine. erase and done run on a loop.
+// called, which must delete the rows. After a failure it goes on after a pause, up to seven times: it
+// reads the rows again, and tells the contacts that failed and those whose change was lost, but no
+// others. done is called once: after erase, at the first failure, or at once if the domain has no logins
+// now. It may be nil. If the server stops before erase was called, the next start must call
+// FinishDeletion again. Any goroutine. erase and done run on a loop.
 func (r *Router) FinishDeletion(who EntityRef, erase, done func()) {
 	r.Table.revoke(who.JID)
 	l := r.homeLoop(who.JID)

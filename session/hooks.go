@@ -119,9 +119,10 @@ type Hooks struct {
 	// Chains are the chains of accounts. Those with the target ToHost are of the domain itself: they run
 	// under no lock.
 	Chains
-	// Absent runs for an iq to a local address without an account, and for an iq to an account that hides
-	// from the sender (so that both look the same): for payloads whose answer is not service-unavailable.
-	// There is no entity and no lock.
+	// Absent runs for an iq to a local address without an account, and for an iq to an account that hides from
+	// the sender (Stanza.FailAbsent), so that both look the same: for payloads whose answer is not
+	// service-unavailable. In the first case there is no entity and no lock; in the second the hook runs under
+	// the account's lock. So it must not lock, and must not look at the account.
 	Absent Chain[StanzaFunc]
 	// Blocked reports whether account a refuses stanzas of from (XEP-0191). It is asked before something
 	// stored is delivered to a client of the account, as the block may be newer. The Guard phase of its

@@ -153,7 +153,7 @@ func marshalSession(s *Session, b []byte) []byte {
 // calls done with an error if the bytes are damaged or of a later version, if the domain or the kind is
 // not served, if the entity is no longer in the store, or if a module panics; else with nil. Restored
 // sessions hibernate until [Account.Resume]. On the loop of l, under no lock. done may be called at once
-// or later; later it runs under the lock of the entity.
+// or later; it runs under the lock of the entity, but not for damaged bytes and domains that are not served.
 func (l *LoopRouter) RestoreEntity(b []byte, done func(err error)) {
 	r := &unmarshaler{b: b}
 	if v := r.byte(); v != marshalVersion && r.err == nil {

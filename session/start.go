@@ -32,7 +32,7 @@ func newLoopRouter(r *Router, loop *reactor.Loop) *LoopRouter {
 func (r *Router) Start(loops []*reactor.Loop) {
 	if r.limitsInForce.Load() == nil {
 		if err := r.SetLimits(DefaultLimits()); err != nil {
-			panic(err) // the defaults are registered by no other path
+			panic(err) // a bug: DefaultLimits are out of the ranges of Limits.Check
 		}
 	}
 	r.loopRouters = make([]*LoopRouter, len(loops))

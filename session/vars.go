@@ -170,7 +170,8 @@ type Codec[T any] struct {
 	Version uint8
 	// AppendMarshal appends v to dst. Under the account's lock.
 	AppendMarshal func(dst []byte, v *T) []byte
-	// Unmarshal reads a value of any version up to Version; b is not kept. An error loses the session.
+	// Unmarshal reads a value of any version up to Version; b is not kept. An error loses the
+	// value, which is logged; the session is restored without it.
 	Unmarshal func(version uint8, b []byte) (*T, error)
 }
 

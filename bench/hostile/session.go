@@ -1,6 +1,7 @@
 package hostile
 
 import (
+	"cmp"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -201,7 +202,7 @@ func (s *session) authenticate(user string) error {
 			return s.bind()
 		case e.Is(xmpp.Failure):
 			return clientFault{fmt.Errorf("account %s: %s: are there accounts for attackers, and with this "+
-				"password?", user, xmpp.Condition(e, xmpp.NSSASL))}
+				"password?", user, cmp.Or(xmpp.Condition(e, xmpp.NSSASL), "failure"))}
 		}
 	}
 	return err

@@ -81,7 +81,7 @@ func (p *process) stop(ctx context.Context) bool {
 		return true
 	default:
 	}
-	all := processTree(p.pid) // before it ends: its children would not be found afterwards
+	all := startTimes(processTree(p.pid)) // before it ends: its children would not be found afterwards
 	syscall.Kill(p.pid, syscall.SIGTERM)
 	asked := true
 	select {
@@ -94,20 +94,47 @@ func (p *process) stop(ctx context.Context) bool {
 }
 
 // kill ends the process with all its children, and returns when none is left.
-func (p *process) kill() { p.killAll(processTree(p.pid)) }
+func (p *process) kill() { p.killAll(startTimes(processTree(p.pid))) }
 
-// killAll ends the process and the children that all has besides it, and returns when none is left. A child
-// that has left the group, as Erlang's port helper does, ends by itself when its pipe closes; it gets a
-// second for that.
-func (p *process) killAll(all []int) {
+// killAll ends the process and the children that all has besides it, and returns when none is left. all has
+// the start time of each pid, as another process may have got the pid of a child that has ended. A child that
+// has left the group, as Erlang's port helper does, ends by itself when its pipe closes; it gets a second for
+// that.
+func (p *process) killAll(all map[int]string) {
 	syscall.Kill(-p.pid, syscall.SIGKILL)
 	<-p.done
-	for _, pid := range all[1:] {
-		if !awaitExit(pid) {
+	for pid, start := range all {
+		if pid == p.pid || startTime(pid) != start {
+			continue
+		}
+		if !awaitExit(pid) && startTime(pid) == start {
 			syscall.Kill(pid, syscall.SIGKILL)
 			awaitExit(pid)
 		}
 	}
+}
+
+// startTimes returns the start time of each of pids.
+func startTimes(pids []int) map[int]string {
+	all := make(map[int]string)
+	for _, pid := range pids {
+		all[pid] = startTime(pid)
+	}
+	return all
+}
+
+// startTime is the time at which pid has started, in ticks since the system has, as in /proc/PID/stat; "" if
+// there is no such process.
+func startTime(pid int) string {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return ""
+	}
+	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	if len(f) < 20 {
+		return ""
+	}
+	return f[19] // field 22; the first two stand before f
 }
 
 // awaitExit waits up to a second for pid to end.

@@ -26,6 +26,8 @@ func TestServeRefusesConfiguration(t *testing.T) {
 	certified := hostSection("example.org")
 	for _, c := range []struct{ name, text, words string }{
 		{"unknown key", "dta = 'x'\n", `^canto: canto.toml:1: unknown key "dta"; did you mean "data"\?`},
+		{"a list of tables for one table", "[[listen]]\nc2s = []\n",
+			`^canto: canto.toml:1: listen is one table: write \[listen\]`},
 		{"unknown key in a section", listen + "\n[limits]\nstanzas = '1MiB'\n",
 			`canto.toml:10: unknown key "limits.stanzas"; did you mean "stanza"\?`},
 		{"unknown section", listen + "[hots.\"example.org\"]\ncertificate = 'x'\n",
