@@ -9,8 +9,9 @@ import (
 
 // This file is the admission of the work of unauthenticated connections. The terms:
 //
-//   - Costs are in microseconds. The token bucket fills with time; the quota is for the time between two
-//     polls. Both bound the work that begins.
+//   - Costs are in microseconds. The token bucket fills with time; the quota bounds the work between two
+//     polls, and is renewed by the turn after a poll (or by any turn while nothing is queued that could use it).
+//     Both bound the work that begins.
 //   - A waiter is a piece of work in the admission queue. Each loop has two: loginSteps and handshakes.
 //   - handshakeLimit (tls.go) bounds the handshakes in flight of the process. At the limit queued handshakes
 //     wait, even if there are tokens. handshakeSlots are something else: a semaphore for processors.

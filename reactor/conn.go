@@ -704,7 +704,8 @@ func (c *Conn) deliver(p []byte) {
 //     TLS, c is closed if it has not. With TLS, tlsConn.deliver delivers the rest again.
 //  3. The rest is parked. If it came from a parked buffer that is not much too large, it moves to the
 //     front of that buffer. Input that is consumed in many parts would otherwise be copied to a new
-//     buffer each time. c.parked is not nil after OnData only if OnData itself has caused a delivery.
+//     buffer each time. c.parked was taken before the call, so it is nil after OnData unless OnData itself
+//     has caused a delivery, as by Resume in it.
 //
 // A handler that calls StartTLS in OnData must consume all of p: the rest would be parked plaintext, and
 // be delivered after the handshake as if it had come over TLS. session.streamReader.startTLS checks it.
@@ -815,8 +816,8 @@ func (c *Conn) queueClose() {
 //     rest goes back to the outbox, and c becomes write-blocked.
 //  6. Callbacks of AfterFlush wait until the engine has no unsent bytes. If c closes, finishClose
 //     runs them with false.
-//  7. Once everything has been written: OnDrain, if asked for, which may Append more; the callbacks;
-//     and the end of a closing connection.
+//  7. Once the outbox is empty: OnDrain, if asked for, which may Append more; the callbacks; and the end of
+//     a closing connection (bytes that the engine still keeps are its to write, see finishClose).
 //
 // Engine calls may close the socket (onClose), so flagSocketClosed is checked before c.sock is used for
 // more output. On the loop, without c.mu. After a panic (see flushOne) the outbox and the callbacks that
@@ -994,8 +995,8 @@ func (c *Conn) scheduleWriteRetry() {
 	}
 }
 
-// write gives one chunk to the engine, sealed if c has TLS. Sealed bytes go to the socket at once,
-// so the caller stops when the engine keeps some.
+// write gives one chunk to the engine, sealed if c has TLS. Sealed bytes can't go back to the outbox, so
+// the caller stops when the engine keeps some.
 func (c *Conn) write(p []byte) {
 	l := c.loop
 	if c.Secure() {

@@ -83,7 +83,8 @@ func (q *deferredQueue) run(afterPoll bool) {
 		q.conns[q.head] = nil
 		q.head++
 		c.flags &^= flagDeferred
-		// resumeInput clears the flag. It turns reading on, and the next poll reads c's next input.
+		// A slice ends after a connection that was over its rate, whether or not it still is: floods are served one
+		// at a time. resumeInput clears the flag if c is not over its rate again; the next poll then reads c.
 		overRate := c.flags&flagOverRate != 0
 		q.loop.protect(c, c.resumeInput)
 		if overRate || q.throttled || q.loop.readClock().Sub(start) > deferredBudget {

@@ -82,10 +82,11 @@ type Meter struct {
 	// Handling is the time of the deliveries of reads, with the opening of TLS records, and of admitted work.
 	Handling time.Duration
 	// Posted is the time of a turn before its flushes: admission, posted functions (ticks are among them),
-	// functions of AtTurnEnd and deferred input. Flushing is the time of its flushes and closes.
+	// functions of AtTurnEnd and deferred input. Admitted work that a turn runs is in Handling as well.
+	// Flushing is the time of a turn's flushes and closes.
 	Posted, Flushing time.Duration
-	// OverRate is the time of the deliveries in which the handler called Conn.MarkOverRate. It is a part of
-	// Handling and Posted.
+	// OverRate is the time of the deliveries in which the handler called Conn.MarkOverRate. Those of reads
+	// are in Handling as well, those of deferred input in Posted.
 	OverRate time.Duration
 	// Longest is the longest turn or callback.
 	Longest time.Duration
@@ -299,7 +300,7 @@ func (l *Loop) turn() {
 
 // wakeupAfterPoll asks the engine for a turn after its next poll. It reports whether the engine
 // still runs. Wakeup is not enough: gnet runs all its tasks, including those that tasks add, before it
-// polls. sincePoll becomes 0 now, so that step 1 puts off turns only once before the poll.
+// polls. sincePoll becomes 0 with the request, so that step 1 asks once, and not in each turn until the poll.
 func (l *Loop) wakeupAfterPoll() bool {
 	l.AssertOwned()
 	l.sincePoll = 0
@@ -323,9 +324,10 @@ func (l *Loop) afterRead() {
 // readBudget bounds how long sockets are read before a turn flushes the answers.
 const readBudget = 2 * time.Millisecond
 
-// turnBudget bounds each of these by itself: the posted functions of a turn, its flushes, its
-// closes, the admissions of a turn, and the turns between two polls. Half of it gains little: with 2 ms,
-// 6 turns of a storm of TLS logins took over 20 ms, with 4 ms 8 turns.
+// turnBudget bounds each of these: the admissions and posted functions of a turn together, its flushes,
+// its closes, and the turns between two polls. Connections that were write-blocked are tried again in the
+// same step as the flushes, without a bound of time. Half of the budget gains little: with 2 ms, 6 turns
+// of a storm of TLS logins took over 20 ms, with 4 ms 8 turns.
 const turnBudget = 4 * time.Millisecond
 
 // requeuePosted puts functions that did not run back before those posted since.

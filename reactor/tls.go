@@ -732,7 +732,7 @@ func (m *memConn) takeOutput(dst []byte) []byte {
 // connection is closed; errWouldBlock after the handshake; and it waits during the handshake,
 // without its handshake slot. It fails after a read deadline, and with errNoData where a peer sends
 // too much without data. Once closed it returns the rest of the input without regard to records: the
-// handshake fails then in any case.
+// connection ends then, whatever the handshake makes of it.
 func (m *memConn) Read(p []byte) (int, error) {
 	for {
 		m.mu.Lock()

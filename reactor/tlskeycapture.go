@@ -161,8 +161,8 @@ func (s *stdTLS) clientConfig(cfg *tls.Config, stays bool) *tls.Config {
 // captureConfigs holds the configurations for servers' handshakes: for each tls.Config that StartTLS was
 // given, a clone with a GetConfigForClient that adds a key capture. The clone is kept and used for all
 // handshakes, as it also has the keys that seal session tickets: with a new clone for each handshake no
-// session could be resumed. A change of cfg after its first handshake has no effect on the clone; StartTLS
-// forbids it. The key log of one connection must not get the secrets of another, so
+// session could be resumed. cfg must not be changed after its first handshake, as StartTLS says: the
+// clone would not have the change. The key log of one connection must not get the secrets of another, so
 // GetConfigForClient returns a further clone, with its own key log, to each connection that offers TLS
 // 1.3.
 type captureConfigs struct {
