@@ -9,9 +9,9 @@ import (
 
 // This file is the admission of the work of unauthenticated connections. The terms:
 //
-//   - Costs are in microseconds. The token bucket fills with time; the quota bounds the work between two
-//     polls, and is renewed by the turn after a poll (or by any turn while nothing is queued that could use it).
-//     Both bound the work that begins.
+//   - Costs are in microseconds. The token bucket fills with time. The quota bounds the work between two
+//     polls; the turn after a poll renews it, or any turn while nothing is queued that could use it. Both
+//     bound the work that begins.
 //   - A waiter is a piece of work in the admission queue. Each loop has two: loginSteps and handshakes.
 //   - handshakeLimit (tls.go) bounds the handshakes in flight of the process. At the limit queued handshakes
 //     wait, even if there are tokens. handshakeSlots are something else: a semaphore for processors.
@@ -117,7 +117,7 @@ func (a *admission) debit(cost int) {
 
 // refill adds the tokens that the time since the last refill has brought, and reports whether there
 // are any. Without active sessions, or after a second without a refill, the bucket is filled up, which
-// also cancels a debt. Within a millisecond of the last refill nothing is added.
+// also cancels a debt. Otherwise nothing is added within a millisecond of the last refill.
 func (a *admission) refill() bool {
 	switch d := a.l.now.Sub(a.refilledAt); {
 	case a.l.now.Sub(a.lastSessionInput) >= sessionActivityWindow || d >= time.Second:
