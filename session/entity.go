@@ -196,8 +196,8 @@ func (e *Entity) unlock(l *LoopRouter) {
 // lock.
 func (e *Entity) warm() bool { return e.resident != nil && e.resident.profile == e.host.Profile() }
 
-// exists reports whether there is an entity at e's address. Only valid while e is warm. Under the
-// lock.
+// exists reports whether there is an entity at e's address. It is valid while e is warm, and until the
+// lock is released after invalidate. Under the lock.
 func (e *Entity) exists() bool { return e.resident != nil && e.resident.exists }
 
 // handler returns the [EntityHandler] of e's kind; nil if there is nothing at the address, or if

@@ -104,9 +104,9 @@ func (t *Table) lockEntity(l *LoopRouter, h *Host, addr jid.JID) (*Entity, bool)
 }
 
 // runWarm calls f under e's lock once e is warm and the items that wait in the inbox are done: at once,
-// or later on l's loop, whichever loop drains the inbox. f does not wait because e has too much in
-// flight, but the stanzas before it do, and f waits for them. err is not nil if e could not be read. The
-// lock is held when runWarm is called and when it returns.
+// or later on l's loop, whichever loop drains the inbox. A warm e with an empty inbox does not let f wait
+// for what e has in flight; once f is in the inbox, it waits with the other items. err is not nil if e
+// could not be read. The lock is held when runWarm is called and when it returns.
 func (e mailbox) runWarm(l *LoopRouter, f func(l *LoopRouter, e *Entity, err error)) {
 	if w := e.pending; (w == nil || !w.draining && w.inbox.empty()) && e.warm() {
 		e.lastUsed = l.Loop.Tick()
@@ -442,7 +442,8 @@ func (e mailbox) runCall(l *LoopRouter, c inboxCall, err error) {
 
 // requeueAtSuccessor looks the address of e, which was evicted, up again for each item of its inbox. Calls
 // are posted to their loops; stanzas are routed again as mail; the order between the two is lost. Stanzas
-// from the account's own clients (prePending) are dropped, because their sessions have ended. The lock is
+// of an account's own clients (prePending; an account is evicted so when it was deleted) are dropped, because
+// their sessions have ended. The lock is
 // held when it is called and when it returns, but it is released in between.
 func (e mailbox) requeueAtSuccessor(l *LoopRouter) {
 	b := e.pending.inbox

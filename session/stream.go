@@ -340,7 +340,7 @@ func (st streamReader) receive(e xmlstream.Element) {
 		st.spendTokens(l.fanoutBytes / fanoutDiscount)
 	}
 	if l.congestedBytes > 0 {
-		// A few messages to a slow client cost little; a flood is slowed to the rate at which the client reads.
+		// A few messages to a slow client cost little; a flood is slowed to a sixteenth of its rate.
 		l.stats.Limits["crowded"]++ // the metric's label is older than the term congested
 		st.spendTokens(min(l.congestedBytes, size) * congestionPrice)
 	}

@@ -72,7 +72,8 @@ var (
 	// rows has the messages of an account, keyed by the account's id and an increasing number. The prefix 'o'
 	// and the version 1 of the rows are part of the store's format.
 	rows = store.NewLog[[]byte]("offline", 'o', 1)
-	// part is the module's part of the resident set. It is nil in an account without stored messages.
+	// part is the module's part of the resident set. It is nil in an account of which no message
+	// was stored since it was loaded.
 	part        = session.NewPart[backlog]("offline")
 	noStoreHint = xmlstream.N(nsHints, "no-store")
 	storeHint   = xmlstream.N(nsHints, "store")

@@ -332,9 +332,10 @@ func deleted(l *session.LoopRouter, a *session.Account, notify func(to jid.JID, 
 
 // sendUnavailable sends el, the unavailable presence of s, to the directed set, to the contacts with a
 // subscription, and to the available sessions of a, with s itself. Then s has no presence. If s was not
-// available, only the directed set gets el. A directed address of a contact with a subscription is skipped:
-// the broadcast goes to the contact. A session of a in the directed set gets el twice. A contact that a hides
-// from gets nothing here: it got unavailable presence when it was blocked. Under the lock of a.
+// available, only the directed set gets el. A directed address of a contact with a subscription is
+// skipped: the broadcast goes to the contact. A session of a in the directed set gets el twice. A contact
+// with a subscription that a hides from gets nothing by the broadcast: it got unavailable presence when
+// it was blocked. Under the lock of a.
 func (m *Service) sendUnavailable(l *session.LoopRouter, a *session.Account, s *session.Session, el []byte) {
 	if d := directed.Get(s); d != nil {
 		recipients := l.TempRecipients()
