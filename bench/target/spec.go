@@ -121,8 +121,10 @@ func (e *Spec) checkStarted() error {
 	return nil
 }
 
-// checkRunning is Check of a server that runs: it checks one field after another, and reads the
-// file CA. An address without a name needs Domain, except on loopback.
+// checkRunning is Check of a server that already runs. It checks one field after another, and
+// returns the first error, with the field's path in the file: program and options, which are not
+// allowed; the addresses; domain and rooms; user and first; sources; pids; the URLs; and last the
+// file of the CA, which it reads. An address without a name needs Domain, except on loopback.
 func (e *Spec) checkRunning() error {
 	for key, set := range map[string]bool{"program": e.Program != "", "options": len(e.Options) > 0} {
 		if set {

@@ -22,8 +22,10 @@ type accountsCmd struct {
 	serverFlags
 }
 
-// Run makes accounts: files for a server's own tool, or, with --register, accounts on a running
-// server.
+// Run makes accounts. It checks the flags; with --register it registers the accounts on a running
+// server; with --format it writes them for a server's own tool: for Prosody into the folder
+// --out, otherwise to the file --out or to standard output. Mistakes in the flags are
+// usageErrors.
 func (c *accountsCmd) Run(w *environment) error {
 	if c.N < 1 || (c.Format != "") == c.Register {
 		return usageError{errors.New("how many accounts, and how? --format canto, --format prosody, " +

@@ -29,8 +29,11 @@ type compareCmd struct {
 	Out string `help:"Folder for all results and tables." default:"canto-bench-compare" placeholder:"DIR"`
 }
 
-// Run compares servers. It checks the flags; finds the suite and the servers; runs the suite; saves
-// the tables and prints them; and returns an error if a server is missing or a limit was not kept.
+// Run compares servers. It checks the flags; finds the suite and the servers; runs the suite;
+// saves the tables and prints them. It returns a usageError for a mistake in the flags,
+// errInterrupted after an interrupt, errMissing if a server has no figures of a case that it
+// should have, and errUnmet if a limit of the suite was not kept. What was measured until an
+// error is saved.
 func (c *compareCmd) Run(w *environment) error {
 	var chosen *suite.Suite
 	var err error

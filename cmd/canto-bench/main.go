@@ -92,8 +92,11 @@ var errLimitStarting = errors.New("the run's limit was over before the server wa
 // errUnmet is the error of a command that has printed which requirements are not met.
 var errUnmet = errors.New("the requirements are not met")
 
-// execute runs the command of args, and returns the exit status. It parses the command line, runs
-// the command, and prints its error as one line.
+// execute runs the command of args, and returns the exit status. It builds the parser; rejects
+// help of an unknown command; parses the command line; runs the command; and prints its error as
+// one line to errOut. The status is 0, exitUsage for a mistake in the command line,
+// exitInterrupted after an interrupt, and otherwise exitFailed. A panic means that a tag of a
+// command is wrong.
 func execute(ctx context.Context, args []string, out, errOut io.Writer) int {
 	var c cli
 	code := -1

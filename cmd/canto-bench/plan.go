@@ -25,8 +25,9 @@ type planCmd struct {
 	Quiet       bool          `short:"q" help:"No live view."`
 }
 
-// Run makes a capacity plan. It checks the flags and the profile; starts the server; makes the
-// plan; and writes it as text and JSON.
+// Run makes a capacity plan. It checks the flags and the profile; starts the server in a
+// temporary folder; makes the plan with clients in processes of their own; and writes the plan to
+// plan.json and, as text, to standard output. Mistakes in flags and profile are usageErrors.
 func (c *planCmd) Run(w *environment) error {
 	if err := firstError(
 		atLeast("--cores", c.Cores, 0, "1 or more, or 0 for all of this machine"),

@@ -28,8 +28,10 @@ type profileCmd struct {
 	Quiet bool   `short:"q" help:"No live view."`
 }
 
-// Run runs a scenario with profiles. It checks the flags; runs the scenario, with captures in its
-// holds and storms; saves the result; and prints the costs of modules.
+// Run runs a scenario with profiles. It checks the flags; runs the scenario, and records profiles
+// in its holds and storms; saves the result; and prints the costs of modules. It returns an error
+// if the server has no profiles or one could not be recorded, and errInterrupted after an
+// interrupt; the result is saved then too, if there is one.
 func (c *profileCmd) Run(w *environment) error {
 	if err := firstError(atLeast("--top", c.Top, 1, "1 or more")); err != nil {
 		return err

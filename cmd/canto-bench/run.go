@@ -168,8 +168,11 @@ type runCmd struct {
 	Quiet bool           `short:"q" help:"No live view."`
 }
 
-// Run runs a scenario. It checks the flags; reads the requirements, so that a mistake shows before
-// the run; runs and saves the result; and judges it.
+// Run runs a scenario. It checks the flags; reads the requirements, so that a mistake shows
+// before the run; runs the scenario, at most until --limit; saves the result; and judges it by
+// the requirements. It returns a usageError for a mistake in flags or files, errLimit,
+// errLimitEarly or errLimitStarting after --limit, errInterrupted after an interrupt, and errUnmet
+// if a requirement is not met.
 func (c *runCmd) Run(w *environment) error {
 	if err := firstError(
 		atLeast("--every", c.Every, 100*time.Millisecond, "100ms or more"),
@@ -236,8 +239,11 @@ func (c *runCmd) Run(w *environment) error {
 	return nil
 }
 
-// measure runs a scenario against a server, which it starts first, if necessary, in dir or in a
-// temporary folder. prepare, if not nil, gets the target and may change the options.
+// measure runs the scenario sc against the server e. It makes the folder dir, or a temporary one
+// that it removes; starts the server, or connects to the one that runs; lets prepare, if not nil,
+// read the target and change the options; and runs the scenario with the live view. It returns
+// the result, which may be there together with an error if the run ended early. If the server's
+// process is gone, the error says so.
 func measure(w *environment, e *target.Spec, sc *bench.Scenario, o bench.Options, dir string,
 	quiet bool, prepare func(t *bench.Target, o *bench.Options) error) (*result.Run, error) {
 	if err := e.CheckTLS(sc.Clients.TLS); err != nil {
