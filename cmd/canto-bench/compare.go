@@ -19,14 +19,14 @@ import (
 
 // compareCmd is the command compare.
 type compareCmd struct {
-	Servers  []string `arg:"" optional:"" help:"${compare_servers}"`
-	Suite    string   `help:"${compare_suite}" default:"small" placeholder:"NAME"`
-	Scenario string   `help:"In place of a suite: one scenario, all figures." placeholder:"NAME"`
-	Rounds   int      `help:"How often; intervals want three." default:"3"`
-	Floor    float64  `help:"Ratios between 1/FLOOR and FLOOR get no word." default:"1" placeholder:"FLOOR"`
+	Servers  []string `arg:"" optional:"" help:"Servers to compare: canto, prosody, ejabberd, canto@COMMIT, or files that describe a server (TOML). The first is the baseline of all ratios. Default: canto, prosody and ejabberd."`
+	Suite    string   `help:"Suite to run: the name of a built-in suite, or a TOML file." default:"small" placeholder:"NAME"`
+	Scenario string   `help:"Compare all figures of this scenario, instead of a suite." placeholder:"NAME"`
+	Rounds   int      `help:"Runs of each scenario on each server; confidence intervals need at least 3." default:"3"`
+	Floor    float64  `help:"Noise floor: ratios between 1/FLOOR and FLOOR get no verdict." default:"1" placeholder:"FLOOR"`
 	scenarioFlags
 	loadFlags
-	Out string `help:"Folder for all results and tables." default:"canto-bench-compare" placeholder:"DIR"`
+	Out string `help:"Folder for results and tables." default:"canto-bench-compare" placeholder:"DIR"`
 }
 
 // Run compares servers. It checks the flags; finds the suite and the servers; runs the suite;
@@ -40,7 +40,7 @@ func (c *compareCmd) Run(w *environment) error {
 	if err := firstError(
 		c.scenarioFlags.check(),
 		c.loadFlags.check(),
-		atLeast("--rounds", c.Rounds, 1, "1 or more; intervals want three"),
+		atLeast("--rounds", c.Rounds, 1, "1 or more; intervals need three"),
 		atLeast("--floor", c.Floor, 1, "1 or more, such as 1.05"),
 	); err != nil {
 		return err
@@ -144,8 +144,8 @@ func namedTarget(s string) (*target.Spec, error) {
 
 // agreeCmd is the command agree.
 type agreeCmd struct {
-	A string `arg:"" help:"*.table.json of a comparison, or its folder."`
-	B string `arg:"" help:"The same of another."`
+	A string `arg:"" help:"*.table.json of a comparison, or the comparison's folder."`
+	B string `arg:"" help:"The same of a second comparison."`
 }
 
 // Run says whether two comparisons agree.

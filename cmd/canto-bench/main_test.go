@@ -454,7 +454,7 @@ func TestWorkers(t *testing.T) {
 	}
 }
 
-// The scenarios that come along are listed, and printed as files that can be changed.
+// The built-in scenarios are listed, and printed as files that can be changed.
 func TestScenarios(t *testing.T) {
 	got := do(t.Context(), "scenarios")
 	for _, n := range bench.Scenarios() {
@@ -468,7 +468,7 @@ func TestScenarios(t *testing.T) {
 	}
 }
 
-// Every command and flag has a word of help.
+// Every command has a help text.
 func TestHelp(t *testing.T) {
 	got := do(t.Context(), "--help")
 	if got.code != 0 || !strings.Contains(got.out, "canto-bench-report") {
