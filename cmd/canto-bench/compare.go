@@ -56,19 +56,19 @@ func (c *compareCmd) Run(w *environment) error {
 	if len(c.Servers) == 0 {
 		c.Servers = servers.Kinds()
 	}
-	var entrants []*target.Spec
+	var targets []*target.Spec
 	for _, s := range c.Servers {
 		e, err := namedTarget(s)
 		if err != nil {
 			return usageError{err}
 		}
-		entrants = append(entrants, e)
+		targets = append(targets, e)
 	}
 	o, err := c.options(w)
 	if err != nil {
 		return err
 	}
-	out, err := suite.Run(w.ctx, suite.Config{Suite: chosen, Targets: entrants, Rounds: c.Rounds,
+	out, err := suite.Run(w.ctx, suite.Config{Suite: chosen, Targets: targets, Rounds: c.Rounds,
 		Floor: c.Floor, Out: c.Out, Options: o,
 		Note: func(s string) { fmt.Fprintln(w.errOut, s) }})
 	if out == nil {
