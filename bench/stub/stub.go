@@ -141,7 +141,7 @@ func Start(cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("stub: %w: name some of SCRAM-SHA-1, SCRAM-SHA-256, PLAIN", err)
 	}
 	if s.cfg.Domain, err = jid.PrepareDomain(cfg.Domain); err != nil {
-		return nil, fmt.Errorf("stub: %q is no domain: name it like localhost", cfg.Domain)
+		return nil, fmt.Errorf("stub: %q is not a domain: name it like localhost", cfg.Domain)
 	}
 	if s.tls, s.pool, err = certificate(s.cfg.Domain); err != nil {
 		return nil, fmt.Errorf("stub: no certificate could be made: %w", err)

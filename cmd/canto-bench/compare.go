@@ -135,7 +135,7 @@ func namedTarget(s string) (*target.Spec, error) {
 	}
 	kind, commit, _ := strings.Cut(s, "@")
 	if !slices.Contains(servers.Kinds(), kind) {
-		return nil, fmt.Errorf("%q is no server: one of %s, canto@COMMIT, or a TOML file", s,
+		return nil, fmt.Errorf("%q is not a server: one of %s, canto@COMMIT, or a TOML file", s,
 			strings.Join(servers.Kinds(), ", "))
 	}
 	e := &target.Spec{Name: s, Kind: kind, Commit: commit}

@@ -155,7 +155,7 @@ func duration(ctx *kong.DecodeContext, target reflect.Value) error {
 	}
 	d, err := time.ParseDuration(text)
 	if err != nil {
-		return fmt.Errorf("%q is no length of time: write 30s, 5m or 1h", tomlstrict.Short(text))
+		return fmt.Errorf("%q is not a duration: write 30s, 5m or 1h", tomlstrict.Short(text))
 	}
 	target.SetInt(int64(d))
 	return nil

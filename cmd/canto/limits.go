@@ -157,8 +157,8 @@ func (m *machine) knobs() []knob {
 //  1. Descriptors.
 //  2. A table of all knobs and of memory for 10,000, 100,000, 1,000,000 and the target.
 //  3. The lines to write, for each number of sessions.
-//  4. What bounds a load client on this machine.
-//  5. One say for each knob, and for memory.
+//  4. The limits of a load client on this machine.
+//  5. A call of say for each knob, and for memory.
 func (m *machine) check(out io.Writer, configured, target int, say func(bool, string, ...any)) {
 	switch {
 	case target == 0:
