@@ -410,7 +410,7 @@ func TestKeyExchange(t *testing.T) {
 	}
 }
 
-func TestNobodyThere(t *testing.T) {
+func TestServerUnreachable(t *testing.T) {
 	s, target := start(t, stub.Config{})
 	s.Close()
 	_, err := Run(t.Context(), talking(t, "1s", "1s", "10/s"), target, Options{})
@@ -823,7 +823,7 @@ group = ["crowd"]
 	}
 }
 
-// Who is apart lives in another process, and does there what it was to do.
+// The clients of a group that is apart run in another process, and do their actions there.
 func TestApart(t *testing.T) {
 	_, target := start(t, stub.Config{})
 	sc := scenario(t, `

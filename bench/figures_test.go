@@ -7,9 +7,9 @@ import (
 	"canto/bench/result"
 )
 
-// What the server's metrics say of its collector is of the phase, and its longest pause and its
-// cache are those at the phase's end.
-func TestTold(t *testing.T) {
+// The garbage collector's shares are those of the phase. The longest pause and the size of the cache
+// are those at the phase's end.
+func TestServerFigures(t *testing.T) {
 	at := func(phase string, total, idle, gc, assist, pause, cache float64) result.Sample {
 		return result.Sample{Phase: phase, Metrics: map[string]float64{
 			"go_cpu_classes_total_cpu_seconds_total": total, "go_cpu_classes_idle_cpu_seconds_total": idle,

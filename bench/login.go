@@ -168,8 +168,17 @@ func (f *Fleet) negotiate(ls *loopState, c *client, e xmlstream.Element) error {
 // resource is the resource that clients ask for.
 const resource = "bench"
 
-// authenticate begins the SASL exchange by what the features offer: with SASL2 if the scenario
-// allows it, with a FAST token if there is one, otherwise with the mechanism of chooseMechanism.
+// authenticate begins the SASL exchange of c, by the stream features e:
+//
+//  1. It chooses SASL2 (XEP-0388) if the server offers it and the scenario does not turn it off,
+//     otherwise SASL of RFC 6120 section 6.
+//  2. With SASL2, a FAST token (XEP-0484) and a server that offers FAST, it authenticates by the
+//     token.
+//  3. Otherwise it chooses the mechanism, makes its first message, and appends the element to the
+//     connection's output; with SASL2 the requests that go inline too.
+//
+// It returns a Failure if the server offers no SASL, or not the SASL2 that the scenario requires,
+// and the errors of the mechanism.
 func (f *Fleet) authenticate(ls *loopState, c *client, e xmlstream.Element) error {
 	l := c.login
 	f.noteFeatures(e)

@@ -511,8 +511,11 @@ func (c *collector) progress(p *Phase, start time.Time) {
 	c.options.Progress(g)
 }
 
-// finish makes the result of the counts: the last sample, the steps with their lost deliveries, the
-// failures by frequency, the figures, and the warnings.
+// finish makes the result of the counts. It collects the workers' last counts, and samples once
+// more if the last interval is long enough; reads mechanism, cipher and resumed handshakes from
+// the workers; makes a result of each step, with its lost deliveries; sorts the failures by
+// frequency; and derives the figures and the warnings. A worker that does not answer any more
+// adds nothing.
 func (c *collector) finish() {
 	if err := c.collect(); err == nil && len(c.interval.steps) > 0 &&
 		time.Since(c.lastSample) > 200*time.Millisecond {

@@ -394,8 +394,10 @@ func (s *Scenario) Check() error {
 	return nil
 }
 
-// checkFields returns an error if a field is set that p's kind does not use, and fills in defaults.
-// here is the path of a field in the file.
+// checkFields checks the fields of a phase against its kind. It rejects fields that the kind does
+// not use, and a rate together with in_flight; fills in the defaults of the kind; and checks the
+// share of a storm. here returns the path of a field in the file, for the errors, which name the
+// field and the phase.
 func (p *Phase) checkFields(here func(key string) tomlstrict.Path) error {
 	for _, f := range []struct {
 		key   string

@@ -9,9 +9,9 @@ import (
 	"pgregory.net/rapid"
 )
 
-// However a server loses, doubles and shuffles, a receiver's counts are those of one that remembers
-// everything.
-func TestFlowsCountAsOneWhoRemembersAll(t *testing.T) {
+// A server loses, duplicates and reorders messages at random. The sequences of a receiver find the
+// same duplicates and reorderings as a model that stores every message.
+func TestSequencesMatchModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		type sent struct {
 			step      uint16

@@ -56,7 +56,7 @@ func (t *Target) Check(kind string) error {
 		}
 		d, err := jid.PrepareDomain(*name)
 		if err != nil {
-			return fmt.Errorf("%q is no domain: write it like example.org", *name)
+			return fmt.Errorf("%q is not a domain: write it like example.org", *name)
 		}
 		*name = d // as the server will write it
 	}

@@ -71,7 +71,7 @@ type registrar struct {
 	single atomic.Bool  // the server makes one account on a connection
 	last   atomic.Int64 // when an account was made, or found to exist
 
-	mu            sync.Mutex
+	mu            sync.Mutex // guards made and existed
 	made, existed int
 }
 
@@ -164,8 +164,16 @@ func (r *registrar) account(ctx context.Context, s **stream, k, i int) (err erro
 	return nil
 }
 
-// retryable returns nil if the request that failed with err may succeed on another connection
-// later, otherwise the reason why not.
+// retryable judges err, with which a registration on the stream s failed; s is nil if there was
+// no stream. It returns nil if the request may succeed on another connection, otherwise the error
+// that ends the run:
+//
+//  1. After the first account of a connection, any error but a bench.Failure leads to a new
+//     connection. It also sets single, and from then on each connection makes one account.
+//  2. A request to wait, a limit of the server, a stream error and a connection that the server
+//     closed may pass. A name or a password that the server rejects, and a server without
+//     registration, become a bench.Failure. Any other error is returned as it is.
+//  3. If no account was made for GiveUpAfter, an error that may pass becomes a bench.Failure too.
 func (r *registrar) retryable(err error, s *stream) error {
 	if s != nil && s.used > 1 {
 		var refusal bench.Failure

@@ -93,7 +93,7 @@ func TestDomainInAnySpelling(t *testing.T) {
 	to := target(s.Addr(), s.DirectAddr())
 	to.Domain = "no domain"
 	if _, _, err := Register(t.Context(), Config{Target: to, N: 1}); err == nil ||
-		!strings.Contains(err.Error(), `"no domain" is no domain: write it like`) {
+		!strings.Contains(err.Error(), `"no domain" is not a domain: write it like`) {
 		t.Error(err)
 	}
 }
@@ -358,7 +358,7 @@ func TestCancelled(t *testing.T) {
 	}
 }
 
-func TestNobodyThere(t *testing.T) {
+func TestServerUnreachable(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -375,7 +375,7 @@ func TestNobodyThere(t *testing.T) {
 	}
 }
 
-// Nobody's password goes out in clear where TLS was asked for (attack T11).
+// No password is sent in clear if TLS was asked for (attack T11).
 func TestAttackT11(t *testing.T) {
 	s := &server{form: fields, set: yes}
 	c := s.start(t)

@@ -233,8 +233,8 @@ type runner struct {
 	Config
 	plan *Plan
 
-	mu sync.Mutex
-	// by phase: the kernel's memory when the phase was sampled last; guarded by mu
+	mu sync.Mutex // guards kernel while a run is sampled; the map is read after the run
+	// by phase: the kernel's memory when the phase was sampled last
 	kernel map[string]float64
 }
 
@@ -365,8 +365,12 @@ func (r *runner) warn(format string, a ...any) {
 	r.plan.Warnings = append(r.plan.Warnings, fmt.Sprintf(format, a...))
 }
 
-// observe combines some phases of a run into one observation: the sums of their counts and CPU,
-// divided by their duration. Logins of a phase whose name ends in "back" are returns.
+// observe combines the named phases of a run into one observation. Phases that the run does not
+// have, and phases without figures of the server, are left out. For each of the others it adds
+// the duration, the sessions weighted by duration (the mean of first and last in a ramp or
+// drain), the server's CPU, and the operations of its steps: logins, messages, deliveries of
+// presence. Logins of a phase whose name ends in "back" count as returns. Last, it divides all
+// sums by the duration. Without any phase the observation is zero.
 func observe(res *result.Run, names ...string) (o observation) {
 	var cpu float64
 	for _, name := range names {

@@ -92,7 +92,7 @@ func hold(name, kind, group string, rate float64, p Profile, length time.Duratio
 }
 
 func probeScenario(p Profile, n int, length time.Duration) *bench.Scenario {
-	sc := &bench.Scenario{Name: "plan: sounding", About: "How fast this machine is.", Clients: clients(p),
+	sc := &bench.Scenario{Name: "plan: probe", About: "How fast this machine is.", Clients: clients(p),
 		Groups: []bench.Group{{Name: "all", Count: n}}, Phases: []bench.Phase{{Kind: bench.Ramp}}}
 	if p.Contacts > 0 {
 		sc.Phases = append(sc.Phases, bench.Phase{Kind: bench.Befriend, Friends: p.Contacts})

@@ -10,8 +10,10 @@ import (
 	"canto/bench/report"
 )
 
-// Text writes the plan for an operator: the answer and the limit that binds, the other limits, the
-// costs that were fitted, the check, and the warnings.
+// Text writes the plan to w for an operator, with its columns aligned. In order: the number of
+// sessions and the limit that binds, the profile, all limits, the fitted costs of memory and CPU
+// with their margins, the check (predicted and seen), the warnings, and the machine. It returns
+// the error of the write.
 func (pl *Plan) Text(w io.Writer) error {
 	b := new(strings.Builder)
 	p := pl.Profile

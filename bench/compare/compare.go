@@ -163,7 +163,7 @@ func ordered(c Input) ([]Target, error) {
 	var names []string
 	for _, e := range c.Targets {
 		if slices.Contains(names, e.Name) {
-			return nil, fmt.Errorf("two entrants are called %q: give each a name of its own", e.Name)
+			return nil, fmt.Errorf("two targets are called %q: give each a name of its own", e.Name)
 		}
 		names = append(names, e.Name)
 		if e.Name == c.Baseline {
@@ -380,7 +380,7 @@ func Load(name string) (*Table, error) {
 	}
 	for _, r := range t.Rows {
 		if len(r.Cells) != len(t.Targets) {
-			return nil, fmt.Errorf("%s: %s has %d cells for %d entrants: the file is damaged, compare again",
+			return nil, fmt.Errorf("%s: %s has %d cells for %d targets: the file is damaged, compare again",
 				name, r.Figure, len(r.Cells), len(t.Targets))
 		}
 	}

@@ -173,7 +173,7 @@ func TestMistakes(t *testing.T) {
 	for want, c := range map[string]Input{
 		"nothing to compare":       {Baseline: "a"},
 		"none of":                  {Baseline: "b", Targets: []Target{{"a", good}}},
-		"two entrants":             {Baseline: "a", Targets: []Target{{"a", good}, {"a", good}}},
+		"two targets":              {Baseline: "a", Targets: []Target{{"a", good}, {"a", good}}},
 		"has no run that ended":    {Baseline: "a", Targets: []Target{{"a", good}, {"b", []*result.Run{partial}}}},
 		`ran the scenario "rooms"`: {Baseline: "a", Targets: []Target{{"a", good}, {"b", []*result.Run{other}}}},
 		"in ms for one run":        {Baseline: "a", Targets: []Target{{"a", good}, {"b", []*result.Run{unit}}}},

@@ -10,7 +10,7 @@ import (
 	"canto/bench/report"
 )
 
-// absent stands where an entrant has no such figure.
+// absent stands where a target has no such figure.
 const absent = "–"
 
 // show is a cell in a few words.
@@ -29,7 +29,7 @@ func (t *Table) show(row Row, i int) string {
 	return s
 }
 
-// headings are the entrants' names with their rounds.
+// headings are the targets' names with their rounds.
 func (t *Table) headings() (h []string) {
 	for i, e := range t.Targets {
 		s := fmt.Sprintf("%s (%d rounds)", report.Clean(e), t.Rounds[i])

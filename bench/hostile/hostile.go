@@ -159,10 +159,10 @@ type Attack struct {
 
 	hello []byte // a ClientHello
 
-	mu  sync.Mutex
-	err error // the first that is none of the server's defence
+	mu  sync.Mutex // guards err
+	err error      // the first error that is not a defence of the server
 
-	deriving sync.Mutex
+	deriving sync.Mutex                             // guards salted; held while keys are derived
 	salted   map[sasl.Mechanism]sasl.SaltedPassword // keys of the last login
 }
 

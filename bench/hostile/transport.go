@@ -41,7 +41,8 @@ func (l *attacker) dial(to netip.AddrPort) (*transport, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Closing resets, so that ports of this side come free at once. Who wants to be gentle calls gently.
+	// Close resets the connection, so that its local port is free at once. A caller that wants a FIN
+	// calls closeGracefully.
 	nc.(*net.TCPConn).SetLinger(0)
 	w := &transport{Conn: nc, a: l.a}
 	w.top = w

@@ -201,8 +201,12 @@ func (w *transport) writeAll(b []byte, bytes bool) error {
 	return nil
 }
 
-// badStanzas is a session that sends costly payloads as large as the server allows, and then one
-// that is larger.
+// badStanzas is one session of the attack. It logs in; sends 16 stanzas with costly payloads,
+// most of them nearly as large as the server allows, every eighth small but written in single
+// bytes; and then sends a stanza over the limit, for which it awaits the server's answer for five
+// seconds. n chooses the payload that comes first. It returns the error with which the server
+// ended the stream, errDone if the server did not, or the error of a login, a write or the
+// attack's end.
 func (l *attacker) badStanzas(n int) error {
 	s, err := l.logIn(l.a.cfg.TLS)
 	if err != nil {

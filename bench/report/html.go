@@ -112,8 +112,10 @@ func jsonNumbers(v []float64) []jsonNumber {
 	return n
 }
 
-// newPage makes the data of the page: heading and tiles, plots over time, latency curves, tables of
-// steps and phases, failures, files, and the configuration.
+// newPage makes the data of the page's template from a run. In order: the heading, the tiles, the
+// rows of steps, the plots over time with the values that the page shows at the pointer, the
+// latency curves, the rows of phases, and the links to files. Plots over time are left out if the
+// run has no samples.
 func newPage(r *result.Run) page {
 	p := page{Run: r, CSS: CSS(), JS: template.JS(pageJS), When: "at a time unknown",
 		Length: length(r.Seconds), Memory: size(float64(r.Machine.Memory))}
@@ -204,8 +206,9 @@ func rate(r *result.Run, s result.Step) (float64, bool) {
 	return 0, false
 }
 
-// newPhaseRow is the row of a phase: what client and server used in it, for each second where that makes
-// sense. A figure that is not known is a dash.
+// newPhaseRow returns the table row of a phase. It first fills the client's figures, then the
+// server's if the run watched the server. CPU and context switches are divided by the phase's
+// duration. A figure that is not known is a dash.
 func newPhaseRow(p result.Phase) phaseRow {
 	long := p.To - p.From
 	cores := func(cpu float64) string {
@@ -267,8 +270,10 @@ func mainStep(r *result.Run) (best result.Step, ok bool) {
 	return best, ok
 }
 
-// tiles are the headline numbers: sessions, rate and latency of the main step, losses, CPU and
-// memory.
+// tiles returns the headline numbers of a run, in the order of the page: sessions; throughput,
+// p99, CPU of the server and CPU per operation of the main step; memory per session; then the
+// deliveries lost and late, summed over all steps. A number that the run does not have gets no
+// tile.
 func tiles(r *result.Run) []tile {
 	workers := "by 1 process"
 	if r.Workers > 1 {

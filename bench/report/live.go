@@ -15,7 +15,7 @@ import (
 // A Live shows a run while it goes on. On a terminal it draws a few lines in place; elsewhere it
 // writes a line at each change of phase and every five seconds. Any goroutine may call its methods.
 type Live struct {
-	mu       sync.Mutex
+	mu       sync.Mutex // guards all fields below
 	w        io.Writer
 	tty      bool
 	color    bool
@@ -199,8 +199,10 @@ func bar(share float64, width int) string {
 	return strings.Repeat("█", full) + strings.Repeat("░", width-full)
 }
 
-// lines are the lines of the drawing: phase and progress, sessions and usage, each step, and
-// warnings.
+// lines returns the lines of a drawing, from top to bottom: scenario and target, the phase with
+// its progress bar, sessions and usage, a row for each step up to mostSteps, and the warnings up
+// to mostWarnings. seconds is the time that the sample's counts stand for; they are divided by
+// it. The caller holds l.mu.
 func (l *Live) lines(p result.Progress, seconds float64) (all []styled) {
 	part, of := share(p)
 	all = append(all, styled{{bold, Clean(p.Scenario)}, {faint, " against "}, {bold, Clean(p.Target)},

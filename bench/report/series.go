@@ -27,8 +27,11 @@ type weighted struct {
 	seconds float64 // that it stands for
 }
 
-// newTimeAxis sorts the samples of a run into columns. Samples and phases with impossible times, as
-// in a file that was edited, are left out.
+// newTimeAxis sorts the samples of a run into columns of the plots. It drops phases and samples
+// with impossible times, as in a file that was edited; sorts the samples by time; weights each by
+// the seconds since the sample before it; and makes one column for each sample, or, of more
+// samples than columns, one for each width of a column that has samples. A column stands at the
+// time of its last sample.
 func newTimeAxis(r *result.Run) *timeAxis {
 	t := &timeAxis{}
 	end := finite(r.Seconds)

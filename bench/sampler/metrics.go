@@ -140,7 +140,8 @@ func FetchProfile(ctx context.Context, base, kind string, d time.Duration) ([]by
 	}
 	u, err := url.Parse(base)
 	if err != nil || u.Scheme == "" || u.Host == "" {
-		return nil, fmt.Errorf("%q is no address of a debug listener: name one like http://127.0.0.1:5290", base)
+		return nil, fmt.Errorf("%q is not the address of a debug listener: name one like "+
+			"http://127.0.0.1:5290", base)
 	}
 	u = u.JoinPath("debug/pprof", path)
 	if seconds := int((d + time.Second - 1) / time.Second); seconds > 0 || kind == "cpu" || kind == "trace" {
@@ -163,7 +164,7 @@ func FetchProfile(ctx context.Context, base, kind string, d time.Duration) ([]by
 func get(ctx context.Context, c *http.Client, u string, most int64) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)
 	if err != nil {
-		return nil, fmt.Errorf("%q is no URL: %v", u, err)
+		return nil, fmt.Errorf("%q is not a URL: %v", u, err)
 	}
 	req.Header.Set("Accept", "text/plain;version=0.0.4, */*;q=0.5")
 	resp, err := c.Do(req)

@@ -197,7 +197,7 @@ func readLimit(v any) (limit, error) {
 		}
 		return limit{}, fmt.Errorf("%q has the unit %q: use one of %s", v, written, strings.Join(names, " "))
 	}
-	return limit{}, fmt.Errorf("%v is no amount: write a number in the figure's unit, or a string such "+
+	return limit{}, fmt.Errorf("%v is not an amount: write a number in the figure's unit, or a string such "+
 		"as \"250ms\"", v)
 }
 

@@ -231,9 +231,9 @@ func TestMistakes(t *testing.T) {
 		{"[[require]]\nat_most = 1\n", ":1: a requirement without a figure"},
 		{require + "'a'\nat_most = '5 parsecs'\n", `:3: at_most of a: "5 parsecs" has the unit "parsecs": ` +
 			`use one of ns us`},
-		{require + "'a'\nat_least = true\n", ":3: at_least of a: true is no amount"},
-		{require + "'a'\nat_most = 'ms'\n", ":3: at_most of a: ms is no amount"},
-		{require + "'a'\nat_most = nan\n", ":3: at_most of a: NaN is no amount"},
+		{require + "'a'\nat_least = true\n", ":3: at_least of a: true is not an amount"},
+		{require + "'a'\nat_most = 'ms'\n", ":3: at_most of a: ms is not an amount"},
+		{require + "'a'\nat_most = nan\n", ":3: at_most of a: NaN is not an amount"},
 		{require + "'a'\nat_most = 1\nmissing = 'maybe'\n", `:4: missing = "maybe"`},
 		{require + "'a'\nratio_to_baseline_at_most = -1\n", ":3: ratio_to_baseline_at_most of a is -1"},
 		{"\nrequire = [{figure = 'a'}]\n", ":2: a has no limit"},

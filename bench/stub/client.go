@@ -43,7 +43,7 @@ type client struct {
 	directed  map[string]bool
 	joined    map[*room]string
 
-	qmu    sync.Mutex
+	qmu    sync.Mutex // guards queue, queued and ending
 	queue  []delivery
 	queued int
 	ending bool // the queue is written, and then the connection is closed

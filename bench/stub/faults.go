@@ -101,7 +101,7 @@ func (f *Faults) set(change func(*faults)) {
 
 // A stallGate blocks all reads and writes while it is shut.
 type stallGate struct {
-	mu      sync.Mutex
+	mu      sync.Mutex    // guards shutFor and until
 	shutFor chan struct{} // closed when it opens; nil: it is open
 	until   time.Time
 	closing chan struct{}

@@ -108,8 +108,11 @@ type Stats struct {
 	Severed    uint64 // connections that a fault closed
 }
 
-// Start makes a certificate and listens. It fills in defaults, checks mechanisms and domain, opens
-// both listeners, and starts to accept.
+// Start starts a server: it fills in the defaults of cfg, checks mechanisms and domain, makes a
+// certificate, opens the listeners for STARTTLS and for direct TLS, and starts a goroutine that
+// accepts on each. The server runs until its Close. An error is about an unknown mechanism, a bad
+// domain, the certificate or an address that can't be listened on; no goroutine runs and no
+// listener is open then.
 func Start(cfg Config) (*Server, error) {
 	free := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0)
 	if !cfg.Addr.IsValid() {
@@ -138,7 +141,7 @@ func Start(cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("stub: %w: name some of SCRAM-SHA-1, SCRAM-SHA-256, PLAIN", err)
 	}
 	if s.cfg.Domain, err = jid.PrepareDomain(cfg.Domain); err != nil {
-		return nil, fmt.Errorf("stub: %q is no domain: name it like localhost", cfg.Domain)
+		return nil, fmt.Errorf("stub: %q is not a domain: name it like localhost", cfg.Domain)
 	}
 	if s.tls, s.pool, err = certificate(s.cfg.Domain); err != nil {
 		return nil, fmt.Errorf("stub: no certificate could be made: %w", err)

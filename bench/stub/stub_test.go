@@ -232,7 +232,7 @@ func TestMessages(t *testing.T) {
 	}
 }
 
-// Who binds an address that is in use has it from then on.
+// A client that binds an address in use takes it over.
 func TestConflict(t *testing.T) {
 	s := start(t, Config{})
 	old := login(t, s, 1)

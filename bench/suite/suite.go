@@ -202,7 +202,7 @@ func Run(ctx context.Context, c Config) (*Outcome, error) {
 			e.Commit = ""
 		}
 	}
-	runs := make([][][]*result.Run, len(c.Suite.Cases)) // by case, entrant, round
+	runs := make([][][]*result.Run, len(c.Suite.Cases)) // by case, target, round
 	for i := range runs {
 		runs[i] = make([][]*result.Run, len(c.Targets))
 	}

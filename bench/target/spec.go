@@ -121,8 +121,10 @@ func (e *Spec) checkStarted() error {
 	return nil
 }
 
-// checkRunning is Check of a server that runs: it checks one field after another, and reads the
-// file CA. An address without a name needs Domain, except on loopback.
+// checkRunning is Check of a server that already runs. It checks one field after another, and
+// returns the first error, with the field's path in the file: program and options, which are not
+// allowed; the addresses; domain and rooms; user and first; sources; pids; the URLs; and last the
+// file of the CA, which it reads. An address without a name needs Domain, except on loopback.
 func (e *Spec) checkRunning() error {
 	for key, set := range map[string]bool{"program": e.Program != "", "options": len(e.Options) > 0} {
 		if set {
@@ -139,7 +141,7 @@ func (e *Spec) checkRunning() error {
 			_, err = net.LookupPort("tcp", port)
 		}
 		if err != nil || host == "" || port == "0" {
-			return tomlstrict.At(tomlstrict.Path{a.key}, "%s: %q is no address of a server: write host:port",
+			return tomlstrict.At(tomlstrict.Path{a.key}, "%s: %q is not the address of a server: write host:port",
 				a.key, tomlstrict.Short(a.v))
 		}
 		if ip, err := netip.ParseAddr(host); err == nil && e.Domain == "" && !ip.IsLoopback() &&
@@ -153,7 +155,7 @@ func (e *Spec) checkRunning() error {
 			continue
 		}
 		if _, err := jid.PrepareDomain(d.v); err != nil {
-			return tomlstrict.At(tomlstrict.Path{d.key}, "%s: %q is no domain: write it like example.org", d.key,
+			return tomlstrict.At(tomlstrict.Path{d.key}, "%s: %q is not a domain: write it like example.org", d.key,
 				tomlstrict.Short(d.v))
 		}
 	}
@@ -166,7 +168,7 @@ func (e *Spec) checkRunning() error {
 	}
 	for _, s := range e.Sources {
 		if _, err := netip.ParseAddr(s); err != nil {
-			return tomlstrict.At(tomlstrict.Path{"sources"}, "%q is no address to connect from: write 192.0.2.1",
+			return tomlstrict.At(tomlstrict.Path{"sources"}, "%q is not an address to connect from: write 192.0.2.1",
 				tomlstrict.Short(s))
 		}
 	}
@@ -180,7 +182,7 @@ func (e *Spec) checkRunning() error {
 			continue
 		}
 		if u, err := url.Parse(a.v); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-			return tomlstrict.At(tomlstrict.Path{a.key}, "%s: %q is no URL: write http://127.0.0.1:5290", a.key,
+			return tomlstrict.At(tomlstrict.Path{a.key}, "%s: %q is not a URL: write http://127.0.0.1:5290", a.key,
 				tomlstrict.Short(a.v))
 		}
 	}
@@ -322,7 +324,7 @@ func (e *Spec) connectRunning(ctx context.Context) (*Instance, error) {
 	for _, s := range e.Sources {
 		a, err := netip.ParseAddr(s)
 		if err != nil {
-			return nil, fmt.Errorf("%q is no address to connect from: write 192.0.2.1", s)
+			return nil, fmt.Errorf("%q is not an address to connect from: write 192.0.2.1", s)
 		}
 		t.Sources = append(t.Sources, a)
 	}
@@ -336,11 +338,11 @@ func address(ctx context.Context, s string) (netip.AddrPort, error) {
 	}
 	host, port, err := net.SplitHostPort(s)
 	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("%q is no address of a server: write host:port", s)
+		return netip.AddrPort{}, fmt.Errorf("%q is not the address of a server: write host:port", s)
 	}
 	n, err := net.DefaultResolver.LookupPort(ctx, "tcp", port)
 	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("%q is no address of a server: write host:port", s)
+		return netip.AddrPort{}, fmt.Errorf("%q is not the address of a server: write host:port", s)
 	}
 	if name, err := jid.NetworkName(host); err == nil {
 		host = name

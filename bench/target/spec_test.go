@@ -89,10 +89,10 @@ func TestMistakes(t *testing.T) {
 		}
 	}
 	for text, want := range map[string]string{
-		"server = 'x'\n":                               `no address of a server: write host:port`,
+		"server = 'x'\n":                               `not the address of a server: write host:port`,
 		"server = '192.0.2.1:5222'\n":                  "--domain",
 		"server = '127.0.0.1:1'\nca = '/none'\n":       "CA's certificate can't be read",
-		"server = '127.0.0.1:1'\nsources = ['here']\n": `"here" is no address to connect from`,
+		"server = '127.0.0.1:1'\nsources = ['here']\n": `"here" is not an address to connect from`,
 		"peer = 'canto'\nprogram = '/none/canto'\n":    "/none/canto",
 	} {
 		e, err := Read(write(t, text))

@@ -313,8 +313,10 @@ func (s *Result) Save(name string) error {
 	return os.WriteFile(name, append(b, '\n'), 0o644)
 }
 
-// Text writes s for an operator: what ran where, sessions and failures, memory by number of
-// sessions, messages by number of sessions, and the phases.
+// Text writes s to w for an operator. In order: the sessions, why the run is partial, the
+// failures, the commit, host and guest, memory by number of sessions with the kernel's slabs,
+// messages by number of sessions, the phases with the garbage collector's figures, and the
+// warnings. Tables without rows are left out. It returns the error of the write.
 func (s *Result) Text(w io.Writer) error {
 	var b strings.Builder
 	p := func(f string, a ...any) { fmt.Fprintf(&b, f+"\n", a...) }

@@ -43,8 +43,11 @@ type cParser struct {
 	starts  []int // of each document
 }
 
-// newCParser builds the harness testdata/<label>.c in dir against library, a name for pkg-config,
-// and starts it.
+// newCParser starts a C parser in a process of its own. It writes the harness testdata/<label>.c
+// to dir, asks pkg-config for the flags of library, compiles the harness with cc, starts it with
+// pipes, reads its version, and sends it the stream header. It returns errNoCParsers if
+// pkg-config does not know library, otherwise the error of the step that failed; the process does
+// not run then.
 func newCParser(dir, label, library string) (*cParser, error) {
 	for _, f := range []string{"harness.h", label + ".c"} {
 		b, err := harnesses.ReadFile("testdata/" + f)

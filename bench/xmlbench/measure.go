@@ -41,11 +41,11 @@ type cell struct {
 // measureAll measures each parser with each document in each round, one after another, so that
 // other load of the machine affects all alike. The result is indexed by document and parser. Rounds
 // are short, and the best one counts: a disturbance makes a round longer, never shorter.
-func measureAll(docs []xmlstreamtest.Document, entrants []parser, e effort) ([][]cell, error) {
-	times := make([]int, len(docs)*len(entrants)) // to feed a document, to fill a slice
+func measureAll(docs []xmlstreamtest.Document, parsers []parser, e effort) ([][]cell, error) {
+	times := make([]int, len(docs)*len(parsers)) // to feed a document, to fill a slice
 	took := make([][]float64, len(times))
 	for i, d := range docs {
-		for j, c := range entrants {
+		for j, c := range parsers {
 			if err := c.add(d); err != nil {
 				return nil, fmt.Errorf("%s, document %s: %w", c.name(), d.Name, err)
 			}
@@ -65,13 +65,13 @@ func measureAll(docs []xmlstreamtest.Document, entrants []parser, e effort) ([][
 				return nil, fmt.Errorf("%s, document %s: %d elements in %d documents, and there are %d in each",
 					c.name(), d.Name, got, fed, d.Elements)
 			}
-			times[i*len(entrants)+j] = n
+			times[i*len(parsers)+j] = n
 		}
 	}
 	for range e.rounds {
 		for i := range docs {
-			for j, c := range entrants {
-				at := i*len(entrants) + j
+			for j, c := range parsers {
+				at := i*len(parsers) + j
 				n := times[at]
 				t, err := c.run(i, n/4+1, n)
 				if err != nil {
@@ -83,8 +83,8 @@ func measureAll(docs []xmlstreamtest.Document, entrants []parser, e effort) ([][
 	}
 	cells := make([][]cell, len(docs))
 	for i := range docs {
-		for j := range entrants {
-			t := took[i*len(entrants)+j]
+		for j := range parsers {
+			t := took[i*len(parsers)+j]
 			best := slices.Min(t)
 			cells[i] = append(cells[i], cell{best, median(t) / best})
 		}

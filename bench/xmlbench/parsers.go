@@ -155,7 +155,7 @@ func (s *std) run(i, warm, n int) (time.Duration, error) {
 	from := time.Now()
 	err := x.feed(n)
 	took := time.Since(from)
-	runtime.GC() // off the clock, in its favour: its garbage is not for the next entrant to collect
+	runtime.GC() // off the clock, in its favour: its garbage is not for the next parser to collect
 	return took, err
 }
 

@@ -13,17 +13,19 @@ import (
 
 // accountsCmd is the command accounts.
 type accountsCmd struct {
-	N        int    `arg:"" help:"How many."`
-	Format   string `help:"${accounts_format}" placeholder:"KIND"`
-	Register bool   `help:"Register them at the server (XEP-0077)."`
-	Out      string `help:"${accounts_out}" placeholder:"FILE"`
-	TLS      string `name:"tls" help:"${accounts_tls}" default:"starttls"`
-	InFlight int    `help:"Registrations at a time." default:"8"`
+	N        int    `arg:"" help:"Number of accounts."`
+	Format   string `help:"Write the accounts in this format: canto (for canto user import), ejabberd (Mnesia's text) or prosody (a folder of files; needs --out)." placeholder:"KIND"`
+	Register bool   `help:"Register the accounts on the server (XEP-0077)."`
+	Out      string `help:"File to write, or Prosody's data folder; by default standard output." placeholder:"FILE"`
+	TLS      string `name:"tls" help:"TLS of the connections that register: none, starttls or direct." default:"starttls"`
+	InFlight int    `help:"Registrations in flight." default:"8"`
 	serverFlags
 }
 
-// Run makes accounts: files for a server's own tool, or, with --register, accounts on a running
-// server.
+// Run makes accounts. It checks the flags; with --register it registers the accounts on a running
+// server; with --format it writes them for a server's own tool: for Prosody into the folder
+// --out, otherwise to the file --out or to standard output. Mistakes in the flags are
+// usageErrors.
 func (c *accountsCmd) Run(w *environment) error {
 	if c.N < 1 || (c.Format != "") == c.Register {
 		return usageError{errors.New("how many accounts, and how? --format canto, --format prosody, " +

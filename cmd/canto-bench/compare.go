@@ -19,25 +19,28 @@ import (
 
 // compareCmd is the command compare.
 type compareCmd struct {
-	Servers  []string `arg:"" optional:"" help:"${compare_servers}"`
-	Suite    string   `help:"${compare_suite}" default:"small" placeholder:"NAME"`
-	Scenario string   `help:"In place of a suite: one scenario, all figures." placeholder:"NAME"`
-	Rounds   int      `help:"How often; intervals want three." default:"3"`
-	Floor    float64  `help:"Ratios between 1/FLOOR and FLOOR get no word." default:"1" placeholder:"FLOOR"`
+	Servers  []string `arg:"" optional:"" help:"Servers to compare: canto, prosody, ejabberd, canto@COMMIT, or files that describe a server (TOML). The first is the baseline of all ratios. Default: canto, prosody and ejabberd."`
+	Suite    string   `help:"Suite to run: the name of a built-in suite, or a TOML file." default:"small" placeholder:"NAME"`
+	Scenario string   `help:"Compare all figures of this scenario, instead of a suite." placeholder:"NAME"`
+	Rounds   int      `help:"Runs of each scenario on each server; confidence intervals need at least 3." default:"3"`
+	Floor    float64  `help:"Noise floor: ratios between 1/FLOOR and FLOOR get no verdict." default:"1" placeholder:"FLOOR"`
 	scenarioFlags
 	loadFlags
-	Out string `help:"Folder for all results and tables." default:"canto-bench-compare" placeholder:"DIR"`
+	Out string `help:"Folder for results and tables." default:"canto-bench-compare" placeholder:"DIR"`
 }
 
-// Run compares servers. It checks the flags; finds the suite and the servers; runs the suite; saves
-// the tables and prints them; and returns an error if a server is missing or a limit was not kept.
+// Run compares servers. It checks the flags; finds the suite and the servers; runs the suite;
+// saves the tables and prints them. It returns a usageError for a mistake in the flags,
+// errInterrupted after an interrupt, errMissing if a server has no figures of a case that it
+// should have, and errUnmet if a limit of the suite was not kept. What was measured until an
+// error is saved.
 func (c *compareCmd) Run(w *environment) error {
 	var chosen *suite.Suite
 	var err error
 	if err := firstError(
 		c.scenarioFlags.check(),
 		c.loadFlags.check(),
-		atLeast("--rounds", c.Rounds, 1, "1 or more; intervals want three"),
+		atLeast("--rounds", c.Rounds, 1, "1 or more; intervals need three"),
 		atLeast("--floor", c.Floor, 1, "1 or more, such as 1.05"),
 	); err != nil {
 		return err
@@ -53,19 +56,19 @@ func (c *compareCmd) Run(w *environment) error {
 	if len(c.Servers) == 0 {
 		c.Servers = servers.Kinds()
 	}
-	var entrants []*target.Spec
+	var targets []*target.Spec
 	for _, s := range c.Servers {
 		e, err := namedTarget(s)
 		if err != nil {
 			return usageError{err}
 		}
-		entrants = append(entrants, e)
+		targets = append(targets, e)
 	}
 	o, err := c.options(w)
 	if err != nil {
 		return err
 	}
-	out, err := suite.Run(w.ctx, suite.Config{Suite: chosen, Targets: entrants, Rounds: c.Rounds,
+	out, err := suite.Run(w.ctx, suite.Config{Suite: chosen, Targets: targets, Rounds: c.Rounds,
 		Floor: c.Floor, Out: c.Out, Options: o,
 		Note: func(s string) { fmt.Fprintln(w.errOut, s) }})
 	if out == nil {
@@ -132,7 +135,7 @@ func namedTarget(s string) (*target.Spec, error) {
 	}
 	kind, commit, _ := strings.Cut(s, "@")
 	if !slices.Contains(servers.Kinds(), kind) {
-		return nil, fmt.Errorf("%q is no server: one of %s, canto@COMMIT, or a TOML file", s,
+		return nil, fmt.Errorf("%q is not a server: one of %s, canto@COMMIT, or a TOML file", s,
 			strings.Join(servers.Kinds(), ", "))
 	}
 	e := &target.Spec{Name: s, Kind: kind, Commit: commit}
@@ -141,8 +144,8 @@ func namedTarget(s string) (*target.Spec, error) {
 
 // agreeCmd is the command agree.
 type agreeCmd struct {
-	A string `arg:"" help:"*.table.json of a comparison, or its folder."`
-	B string `arg:"" help:"The same of another."`
+	A string `arg:"" help:"*.table.json of a comparison, or the comparison's folder."`
+	B string `arg:"" help:"The same of a second comparison."`
 }
 
 // Run says whether two comparisons agree.

@@ -40,19 +40,19 @@ const (
 
 // cli is the command line.
 type cli struct {
-	Run runCmd `cmd:"" default:"withargs" help:"${cli_run}"`
+	Run runCmd `cmd:"" default:"withargs" help:"Run a scenario against a server and write a report; without a server, start Canto."`
 
-	Compare   compareCmd   `cmd:"" help:"${cli_compare}"`
-	Agree     agreeCmd     `cmd:"" help:"${cli_agree}"`
-	Plan      planCmd      `cmd:"" help:"${cli_plan}"`
-	Profile   profileCmd   `cmd:"" help:"${cli_profile}"`
-	VM        vmCmd        `cmd:"" name:"vm" help:"${cli_vm}"`
-	Report    reportCmd    `cmd:"" help:"Make the HTML report of a result again."`
-	SLO       sloCmd       `cmd:"" name:"slo" help:"Judge a result by a file of requirements."`
-	Scenarios scenariosCmd `cmd:"" help:"${cli_scenarios}"`
+	Compare   compareCmd   `cmd:"" help:"Run scenarios against several servers in turn, and print ratios with confidence intervals."`
+	Agree     agreeCmd     `cmd:"" help:"Report the ratios in which two comparisons differ by more than their intervals."`
+	Plan      planCmd      `cmd:"" help:"Measure, in five minutes, how many sessions of a profile this machine can hold."`
+	Profile   profileCmd   `cmd:"" help:"Run a scenario, record the server's profiles, and draw flame graphs."`
+	VM        vmCmd        `cmd:"" name:"vm" help:"Hold 100,000 sessions with one server process in a virtual machine, and report the cost of each."`
+	Report    reportCmd    `cmd:"" help:"Write the HTML report of a result again."`
+	SLO       sloCmd       `cmd:"" name:"slo" help:"Check a result against a file of requirements."`
+	Scenarios scenariosCmd `cmd:"" help:"List the built-in scenarios, or print one as a file to copy and change."`
 
-	Accounts accountsCmd `cmd:"" help:"${cli_accounts}"`
-	Agent    agentCmd    `cmd:"" help:"Lend this machine's clients to a run elsewhere."`
+	Accounts accountsCmd `cmd:"" help:"Make the accounts of a load test: write files that servers import, or register them."`
+	Agent    agentCmd    `cmd:"" help:"Run clients on this machine for a run on another one."`
 	Version  versionCmd  `cmd:"" help:"Show the version."`
 }
 
@@ -92,12 +92,15 @@ var errLimitStarting = errors.New("the run's limit was over before the server wa
 // errUnmet is the error of a command that has printed which requirements are not met.
 var errUnmet = errors.New("the requirements are not met")
 
-// execute runs the command of args, and returns the exit status. It parses the command line, runs
-// the command, and prints its error as one line.
+// execute runs the command of args, and returns the exit status. It builds the parser; rejects
+// help of an unknown command; parses the command line; runs the command; and prints its error as
+// one line to errOut. The status is 0, exitUsage for a mistake in the command line,
+// exitInterrupted after an interrupt, and otherwise exitFailed. A panic means that a tag of a
+// command is wrong.
 func execute(ctx context.Context, args []string, out, errOut io.Writer) int {
 	var c cli
 	code := -1
-	k, err := kong.New(&c, kong.Name("canto-bench"), helpTexts,
+	k, err := kong.New(&c, kong.Name("canto-bench"),
 		kong.Description("Measures XMPP servers. Without arguments: 10,000 sessions on a Canto of its own, "+
 			"two minutes, report in ./canto-bench-report."),
 		kong.TypeMapper(reflect.TypeFor[time.Duration](), kong.MapperFunc(duration)),
@@ -152,7 +155,7 @@ func duration(ctx *kong.DecodeContext, target reflect.Value) error {
 	}
 	d, err := time.ParseDuration(text)
 	if err != nil {
-		return fmt.Errorf("%q is no length of time: write 30s, 5m or 1h", tomlstrict.Short(text))
+		return fmt.Errorf("%q is not a duration: write 30s, 5m or 1h", tomlstrict.Short(text))
 	}
 	target.SetInt(int64(d))
 	return nil
@@ -238,7 +241,7 @@ func (*versionCmd) Run(w *environment) error {
 
 // scenariosCmd is the command scenarios.
 type scenariosCmd struct {
-	Name string `arg:"" optional:"" help:"Print this one."`
+	Name string `arg:"" optional:"" help:"Print this scenario."`
 }
 
 // Run lists or prints.

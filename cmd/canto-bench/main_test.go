@@ -185,22 +185,22 @@ func TestRefusals(t *testing.T) {
 		{"rates beyond all", []string{"run", sc, "--rates", "1e300"}, 2,
 			`--rates is 1e+300: a factor up to 1000000`},
 		{"a length without unit", []string{"run", sc, "--length", "5"}, 2,
-			`"5" is no length of time: write 30s, 5m or 1h`},
+			`"5" is not a duration: write 30s, 5m or 1h`},
 		{"a negative number", []string{"run", sc, "--clients", "-5"}, 2, `--clients is -5: 1 or more`},
 		{"a negative time", []string{"run", sc, "--length", "-5s"}, 2, `--length is -5s: 1ms or more`},
 		{"fewer clients than groups", []string{"run", "flood", "--clients", "1"}, 2, `1 clients can't be 2 groups`},
 		{"more friends than clients", []string{"run", "presence", "--clients", "200"}, 2,
 			`a star needs 500 friends, and there are 199 other clients`},
 		{"an address without port", []string{"run", sc, "--server", "127.0.0.1"}, 2,
-			`"127.0.0.1" is no address of a server: write host:port`},
-		{"a port that is none", []string{"run", sc, "--server", "127.0.0.1:99999"}, 2, `no address of a server`},
-		{"port 0", []string{"run", sc, "--direct", "127.0.0.1:0"}, 2, `no address of a server`},
+			`"127.0.0.1" is not the address of a server: write host:port`},
+		{"a port that is none", []string{"run", sc, "--server", "127.0.0.1:99999"}, 2, `not the address of a server`},
+		{"port 0", []string{"run", sc, "--direct", "127.0.0.1:0"}, 2, `not the address of a server`},
 		{"accounts of one name", []string{"run", sc, "--server", addr, "--user", "x"}, 2, `it needs one %d`},
 		{"a source that is none", []string{"run", sc, "--server", addr, "--source", "x"}, 2,
-			`"x" is no address to connect from`},
+			`"x" is not an address to connect from`},
 		{"no CA", []string{"run", sc, "--server", addr, "--ca", "nofile"}, 2, `the CA's certificate can't be read`},
 		{"a CA that is none", []string{"run", sc, "--server", addr, "--ca", sc}, 2, `no certificate in`},
-		{"no URL", []string{"run", sc, "--server", addr, "--metrics", "here"}, 2, `"here" is no URL`},
+		{"no URL", []string{"run", sc, "--server", addr, "--metrics", "here"}, 2, `"here" is not a URL`},
 		{"an unknown option", []string{"run", sc, "--option", "a=b"}, 2, `canto has no option "a": there are `},
 		{"an option without peer", []string{"run", sc, "--server", addr, "--option", "a=b"}, 2,
 			`options is of a server that is started`},
@@ -215,7 +215,7 @@ func TestRefusals(t *testing.T) {
 			file(t, "t.toml", "server = '127.0.0.1:1'\n"), "--domain", "x"}, 2, `--domain stands beside --target`},
 		{"a target's address", []string{"run", sc, "--target",
 			file(t, "t.toml", "name = 'x'\nserver = '127.0.0.1:99999'\n")}, 2,
-			`t.toml:2: server: "127.0.0.1:99999" is no address`},
+			`t.toml:2: server: "127.0.0.1:99999" is not the address`},
 		{"a target's process", []string{"run", sc, "--target",
 			file(t, "t.toml", "server = '127.0.0.1:1'\npids = [0]\n")}, 2, `t.toml:2: pids has 0`},
 		{"a target's option", []string{"run", sc, "--target",
@@ -230,7 +230,7 @@ func TestRefusals(t *testing.T) {
 			`no address for that is known: --direct`},
 		{"help of no command", []string{"help", "nosuch"}, 2,
 			`there is no command "nosuch": one of run, compare, `},
-		{"unknown server", []string{"compare", "openfire"}, 2, `"openfire" is no server: one of canto`},
+		{"unknown server", []string{"compare", "openfire"}, 2, `"openfire" is not a server: one of canto`},
 		{"unknown suite", []string{"compare", "--suite", "none"}, 2, `there is no suite "none"`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -454,7 +454,7 @@ func TestWorkers(t *testing.T) {
 	}
 }
 
-// The scenarios that come along are listed, and printed as files that can be changed.
+// The built-in scenarios are listed, and printed as files that can be changed.
 func TestScenarios(t *testing.T) {
 	got := do(t.Context(), "scenarios")
 	for _, n := range bench.Scenarios() {
@@ -468,7 +468,7 @@ func TestScenarios(t *testing.T) {
 	}
 }
 
-// Every command and flag has a word of help.
+// Every command has a help text.
 func TestHelp(t *testing.T) {
 	got := do(t.Context(), "--help")
 	if got.code != 0 || !strings.Contains(got.out, "canto-bench-report") {

@@ -15,18 +15,19 @@ import (
 // planCmd is the command plan.
 type planCmd struct {
 	serverFlags
-	Profile     string        `help:"${plan_profile}" placeholder:"FILE"`
-	Cores       int           `help:"For the server; 0: all of this machine."`
-	Memory      int64         `help:"Bytes for the server; default: 80 % of this machine's." placeholder:"BYTES"`
-	Utilisation float64       `help:"How much of the cores may be in use on average." default:"0.7"`
-	Budget      time.Duration `help:"How long it may take, about." default:"5m"`
-	Sessions    int           `help:"Most sessions of the fit." default:"7000"`
-	Out         string        `help:"${plan_out}" default:"canto-bench-report" placeholder:"DIR"`
-	Quiet       bool          `short:"q" help:"No live view."`
+	Profile     string        `help:"What an average session does in an hour (TOML; see docs/bench.md). Default: mobile phones." placeholder:"FILE"`
+	Cores       int           `help:"Cores of the server; 0: all cores of this machine."`
+	Memory      int64         `help:"Memory of the server in bytes; default: 80 % of this machine's memory." placeholder:"BYTES"`
+	Utilisation float64       `help:"Share of the cores that may be busy on average." default:"0.7"`
+	Budget      time.Duration `help:"Approximate duration of all measurements." default:"5m"`
+	Sessions    int           `help:"Most sessions in the runs that the costs are fitted to." default:"7000"`
+	Out         string        `help:"Folder for plan.json." default:"canto-bench-report" placeholder:"DIR"`
+	Quiet       bool          `short:"q" help:"Do not show progress."`
 }
 
-// Run makes a capacity plan. It checks the flags and the profile; starts the server; makes the
-// plan; and writes it as text and JSON.
+// Run makes a capacity plan. It checks the flags and the profile; starts the server in a
+// temporary folder; makes the plan with clients in processes of their own; and writes the plan to
+// plan.json and, as text, to standard output. Mistakes in flags and profile are usageErrors.
 func (c *planCmd) Run(w *environment) error {
 	if err := firstError(
 		atLeast("--cores", c.Cores, 0, "1 or more, or 0 for all of this machine"),

@@ -19,17 +19,19 @@ import (
 
 // profileCmd is the command profile.
 type profileCmd struct {
-	Scenario string `arg:"" optional:"" default:"default" help:"Name of one that comes along, or a TOML file."`
+	Scenario string `arg:"" optional:"" default:"default" help:"Name of a built-in scenario (see canto-bench scenarios), or a TOML file."`
 	serverFlags
 	scenarioFlags
 	loadFlags
-	Out   string `help:"${profile_out}" default:"canto-bench-report" placeholder:"DIR"`
-	Top   int    `help:"How many modules of each profile are printed." default:"12"`
-	Quiet bool   `short:"q" help:"No live view."`
+	Out   string `help:"Folder for the report, profiles and flame graphs." default:"canto-bench-report" placeholder:"DIR"`
+	Top   int    `help:"Number of modules to print for each profile." default:"12"`
+	Quiet bool   `short:"q" help:"Do not show progress."`
 }
 
-// Run runs a scenario with profiles. It checks the flags; runs the scenario, with captures in its
-// holds and storms; saves the result; and prints the costs of modules.
+// Run runs a scenario with profiles. It checks the flags; runs the scenario, and records profiles
+// in its holds and storms; saves the result; and prints the costs of modules. It returns an error
+// if the server has no profiles or one could not be recorded, and errInterrupted after an
+// interrupt; the result is saved then too, if there is one.
 func (c *profileCmd) Run(w *environment) error {
 	if err := firstError(atLeast("--top", c.Top, 1, "1 or more")); err != nil {
 		return err

@@ -21,23 +21,23 @@ import (
 
 // serverFlags say which server is measured.
 type serverFlags struct {
-	Peer     string            `help:"${server_peer}" placeholder:"KIND" group:"Server"`
-	Program  string            `help:"${server_program}" placeholder:"FILE" group:"Server"`
-	Option   map[string]string `help:"Of its configuration." placeholder:"NAME=VALUE" group:"Server"`
-	Target   string            `help:"Description of the server, a TOML file." placeholder:"FILE" group:"Server"`
-	Server   string            `help:"${server_server}" placeholder:"HOST:PORT" group:"Server"`
-	Direct   string            `help:"Its address for direct TLS." placeholder:"HOST:PORT" group:"Server"`
-	Domain   string            `help:"${server_domain}" group:"Server"`
-	Rooms    string            `help:"Domain of its rooms; asked for if it is not named." group:"Server"`
-	User     string            `help:"${server_user}" placeholder:"NAME" group:"Server"`
+	Peer     string            `help:"Start this kind of server: canto, prosody or ejabberd." placeholder:"KIND" group:"Server"`
+	Program  string            `help:"Executable of the server to start; by default canto is built." placeholder:"FILE" group:"Server"`
+	Option   map[string]string `help:"Option of the started server's configuration." placeholder:"NAME=VALUE" group:"Server"`
+	Target   string            `help:"File that describes the server (TOML)." placeholder:"FILE" group:"Server"`
+	Server   string            `help:"Address of a running server, for plain connections and STARTTLS." placeholder:"HOST:PORT" group:"Server"`
+	Direct   string            `help:"Address of a running server, for direct TLS." placeholder:"HOST:PORT" group:"Server"`
+	Domain   string            `help:"XMPP domain of the server; by default the host of its address." group:"Server"`
+	Rooms    string            `help:"Domain of the server's chat rooms; by default service discovery finds it." group:"Server"`
+	User     string            `help:"User name of the accounts, with %d for their number; by default bench%d." placeholder:"NAME" group:"Server"`
 	First    int               `help:"Number of the first account." group:"Server"`
-	Password string            `help:"Of all accounts; bench if it is not named." group:"Server"`
-	CA       string            `name:"ca" help:"${server_ca}" placeholder:"FILE" group:"Server"`
-	Insecure bool              `help:"Take any certificate." group:"Server"`
-	Source   []string          `help:"Addresses to connect from." placeholder:"ADDR" group:"Server"`
-	PID      []int             `name:"pid" help:"${server_pid}" group:"Server"`
-	Metrics  string            `help:"URL of its Prometheus metrics." placeholder:"URL" group:"Server"`
-	Pprof    string            `help:"URL of its /debug/pprof." placeholder:"URL" group:"Server"`
+	Password string            `help:"Password of all accounts; by default bench." group:"Server"`
+	CA       string            `name:"ca" help:"CA certificate that verifies the server's certificate (PEM)." placeholder:"FILE" group:"Server"`
+	Insecure bool              `help:"Accept any certificate." group:"Server"`
+	Source   []string          `help:"Local addresses to connect from." placeholder:"ADDR" group:"Server"`
+	PID      []int             `name:"pid" help:"Process IDs of the server, if it runs on this machine; the report shows their CPU and memory." group:"Server"`
+	Metrics  string            `help:"URL of the server's Prometheus metrics." placeholder:"URL" group:"Server"`
+	Pprof    string            `help:"URL of the server's /debug/pprof." placeholder:"URL" group:"Server"`
 }
 
 // spec is the server that the flags describe, or that the file of --target does.
@@ -103,15 +103,15 @@ func (f *serverFlags) strayFlag() string {
 
 // scenarioFlags change a scenario.
 type scenarioFlags struct {
-	Clients   *int           `help:"${scenario_clients}" placeholder:"N" group:"Scenario"`
-	Rates     *float64       `help:"Multiply all rates." placeholder:"FACTOR" group:"Scenario"`
-	Length    *time.Duration `help:"Of each hold." placeholder:"TIME" group:"Scenario"`
-	TLS       string         `name:"tls" help:"none, starttls or direct." placeholder:"KIND" group:"Scenario"`
-	Mechanism string         `help:"SASL mechanism." placeholder:"NAME" group:"Scenario"`
-	SASL2     string         `name:"sasl2" help:"auto, off or require." placeholder:"WHEN" group:"Scenario"`
-	FAST      bool           `name:"fast" help:"Log in again with tokens (XEP-0484)." group:"Scenario"`
-	SM        bool           `name:"sm" help:"Stream management on." group:"Scenario"`
-	Carbons   bool           `help:"Carbons on." group:"Scenario"`
+	Clients   *int           `help:"Total number of clients, instead of the scenario's; groups keep their shares." placeholder:"N" group:"Scenario"`
+	Rates     *float64       `help:"Multiply all rates by this factor." placeholder:"FACTOR" group:"Scenario"`
+	Length    *time.Duration `help:"Duration of each hold phase." placeholder:"TIME" group:"Scenario"`
+	TLS       string         `name:"tls" help:"TLS of the clients: none, starttls or direct." placeholder:"KIND" group:"Scenario"`
+	Mechanism string         `help:"SASL mechanism of the clients." placeholder:"NAME" group:"Scenario"`
+	SASL2     string         `name:"sasl2" help:"Use of SASL2 (XEP-0388): auto, off or require." placeholder:"WHEN" group:"Scenario"`
+	FAST      bool           `name:"fast" help:"Log in again with FAST tokens (XEP-0484)." group:"Scenario"`
+	SM        bool           `name:"sm" help:"Enable stream management (XEP-0198)." group:"Scenario"`
+	Carbons   bool           `help:"Enable message carbons (XEP-0280)." group:"Scenario"`
 }
 
 func (f *scenarioFlags) changes() bench.Overrides {
@@ -137,9 +137,9 @@ func (f *scenarioFlags) scenario(name string) (*bench.Scenario, error) {
 
 // loadFlags say where the clients run.
 type loadFlags struct {
-	Workers int      `help:"${load_workers}" placeholder:"N" group:"Load"`
-	Agent   []string `help:"${load_agent}" placeholder:"HOST:PORT" group:"Load"`
-	Secret  string   `help:"That the agents ask for." env:"CANTO_BENCH_SECRET" group:"Load"`
+	Workers int      `help:"Number of local processes that share the clients; 0: as many as the limit of descriptors requires." placeholder:"N" group:"Load"`
+	Agent   []string `help:"Agents on other machines that share the clients (see canto-bench agent)." placeholder:"HOST:PORT" group:"Load"`
+	Secret  string   `help:"Secret that the agents require." env:"CANTO_BENCH_SECRET" group:"Load"`
 }
 
 func (f *loadFlags) options(w *environment) (bench.Options, error) {
@@ -156,20 +156,23 @@ func (f *loadFlags) options(w *environment) (bench.Options, error) {
 
 // runCmd is the command run.
 type runCmd struct {
-	Scenario string `arg:"" optional:"" default:"default" help:"${run_scenario}"`
+	Scenario string `arg:"" optional:"" default:"default" help:"Name of a built-in scenario (see canto-bench scenarios), or a TOML file."`
 	serverFlags
 	scenarioFlags
 	loadFlags
-	Every time.Duration  `help:"How often processes and metrics are sampled." default:"1s" placeholder:"TIME"`
-	Limit *time.Duration `help:"End the run by then, and report what it showed." placeholder:"TIME"`
-	Dir   string         `help:"${run_dir}" placeholder:"DIR"`
+	Every time.Duration  `help:"Sampling interval of processes and metrics." default:"1s" placeholder:"TIME"`
+	Limit *time.Duration `help:"End the run after this time, and report what was measured." placeholder:"TIME"`
+	Dir   string         `help:"Folder of the started server; a later run with the same folder reuses its accounts. By default a temporary folder." placeholder:"DIR"`
 	Out   string         `help:"Folder for the report." default:"canto-bench-report" placeholder:"DIR"`
-	SLO   string         `name:"slo" help:"Requirements that set the exit status." placeholder:"FILE"`
-	Quiet bool           `short:"q" help:"No live view."`
+	SLO   string         `name:"slo" help:"File of requirements (TOML) to check the result against; decides the exit status." placeholder:"FILE"`
+	Quiet bool           `short:"q" help:"Do not show progress."`
 }
 
-// Run runs a scenario. It checks the flags; reads the requirements, so that a mistake shows before
-// the run; runs and saves the result; and judges it.
+// Run runs a scenario. It checks the flags; reads the requirements, so that a mistake shows
+// before the run; runs the scenario, at most until --limit; saves the result; and judges it by
+// the requirements. It returns a usageError for a mistake in flags or files, errLimit,
+// errLimitEarly or errLimitStarting after --limit, errInterrupted after an interrupt, and errUnmet
+// if a requirement is not met.
 func (c *runCmd) Run(w *environment) error {
 	if err := firstError(
 		atLeast("--every", c.Every, 100*time.Millisecond, "100ms or more"),
@@ -236,8 +239,11 @@ func (c *runCmd) Run(w *environment) error {
 	return nil
 }
 
-// measure runs a scenario against a server, which it starts first, if necessary, in dir or in a
-// temporary folder. prepare, if not nil, gets the target and may change the options.
+// measure runs the scenario sc against the server e. It makes the folder dir, or a temporary one
+// that it removes; starts the server, or connects to the one that runs; lets prepare, if not nil,
+// read the target and change the options; and runs the scenario with the live view. It returns
+// the result, which may be there together with an error if the run ended early. If the server's
+// process is gone, the error says so.
 func measure(w *environment, e *target.Spec, sc *bench.Scenario, o bench.Options, dir string,
 	quiet bool, prepare func(t *bench.Target, o *bench.Options) error) (*result.Run, error) {
 	if err := e.CheckTLS(sc.Clients.TLS); err != nil {
@@ -338,7 +344,7 @@ func newLive(w *environment, quiet bool) *report.Live {
 // reportCmd is the command report.
 type reportCmd struct {
 	Result string `arg:"" help:"result.json of a run."`
-	Out    string `help:"File to write; beside the result if it is not named." placeholder:"FILE"`
+	Out    string `help:"File to write; by default beside the result." placeholder:"FILE"`
 }
 
 // Run draws a report again.
@@ -362,9 +368,9 @@ func (c *reportCmd) Run(w *environment) error {
 
 // sloCmd is the command slo.
 type sloCmd struct {
-	File     string `arg:"" help:"Requirements (TOML)."`
+	File     string `arg:"" help:"File of requirements (TOML)."`
 	Result   string `arg:"" help:"result.json of a run."`
-	Baseline string `help:"Result that ratios are to, in place of the one that FILE names." placeholder:"FILE"`
+	Baseline string `help:"Result to compute ratios against, instead of the baseline in FILE." placeholder:"FILE"`
 }
 
 // Run judges.
@@ -398,9 +404,9 @@ func (c *sloCmd) Run(w *environment) error {
 
 // agentCmd is the command agent.
 type agentCmd struct {
-	Listen string `help:"${agent_listen}" default:"127.0.0.1:5299" placeholder:"HOST:PORT"`
-	Secret string `help:"That a run must know." env:"CANTO_BENCH_SECRET"`
-	Stdio  bool   `help:"Serve one run on standard input and output; what a run starts for itself." hidden:""`
+	Listen string `help:"Address to listen on for runs; an address other than loopback needs --secret." default:"127.0.0.1:5299" placeholder:"HOST:PORT"`
+	Secret string `help:"Secret that a run must present." env:"CANTO_BENCH_SECRET"`
+	Stdio  bool   `help:"Serve one run on standard input and output; a run starts its workers with this." hidden:""`
 }
 
 // Run serves.

@@ -12,18 +12,18 @@ import (
 
 // vmCmd is the command vm.
 type vmCmd struct {
-	Clients   int           `help:"How many." default:"100000" placeholder:"N"`
-	TLS       string        `name:"tls" help:"none, starttls or direct." default:"direct" placeholder:"KIND"`
-	Mechanism string        `help:"SASL mechanism." placeholder:"NAME"`
-	Scenario  string        `help:"Name of one that comes along, or a TOML file." default:"growth"`
-	Memory    int64         `help:"MiB of the guest; 0: 2 GiB, and 40 KiB for each client." placeholder:"MIB"`
-	Cores     int           `help:"Of the guest." default:"2"`
-	CPU       string        `name:"cpu" help:"Model of its processor, as QEMU names it." placeholder:"MODEL"`
-	Accel     string        `help:"tcg (emulation) or kvm." enum:"tcg,kvm" default:"tcg"`
-	Kernel    string        `help:"Its kernel; the newest of /boot/vmlinuz-*-cloud-amd64." placeholder:"FILE"`
-	Limit     time.Duration `help:"All ends by then, and what was reached is reported." default:"28m"`
+	Clients   int           `help:"Number of clients." default:"100000" placeholder:"N"`
+	TLS       string        `name:"tls" help:"TLS of the clients: none, starttls or direct." default:"direct" placeholder:"KIND"`
+	Mechanism string        `help:"SASL mechanism of the clients." placeholder:"NAME"`
+	Scenario  string        `help:"Name of a built-in scenario (see canto-bench scenarios), or a TOML file." default:"growth"`
+	Memory    int64         `help:"Memory of the guest in MiB; 0: 2 GiB, and 40 KiB for each client." placeholder:"MIB"`
+	Cores     int           `help:"Cores of the guest." default:"2"`
+	CPU       string        `name:"cpu" help:"CPU model of the guest, as QEMU names it." placeholder:"MODEL"`
+	Accel     string        `help:"Accelerator of QEMU: tcg (emulation) or kvm." enum:"tcg,kvm" default:"tcg"`
+	Kernel    string        `help:"Kernel of the guest; by default the newest /boot/vmlinuz-*-cloud-amd64." placeholder:"FILE"`
+	Limit     time.Duration `help:"End the run after this time, and report what was measured." default:"28m"`
 	Out       string        `help:"Folder for the results." default:"canto-bench-vm" placeholder:"DIR"`
-	Quiet     bool          `short:"q" help:"Not what the guest says."`
+	Quiet     bool          `short:"q" help:"Do not show the guest's console."`
 }
 
 // Run runs the guest.

@@ -230,8 +230,10 @@ func (cs *certificates) startTLSConfig(h *session.Host) *tls.Config {
 	return c
 }
 
-// selfSigned writes a self-signed certificate for a domain and its key, for tests and --dev. It is
-// valid for a year.
+// selfSigned makes a self-signed certificate for a domain, for tests and --dev. It generates a
+// P-256 key and a random serial number; signs a certificate that is valid from an hour ago, for
+// clocks that are slow, until a year from now; and writes key (mode 0600) and certificate as PEM.
+// The errors are of the domain's name, the random source or the files.
 func selfSigned(domain, certFile, keyFile string) error {
 	name, err := jid.NetworkName(domain)
 	if err != nil {

@@ -25,8 +25,10 @@ type modulesCmd struct {
 	Host string `help:"Only this host." placeholder:"DOMAIN"`
 }
 
-// Run prints which modules each host loads, skips and leaves out. It reads manifests only, and runs
-// no code of a module.
+// Run prints which modules each host loads, skips and leaves out. It reads the configuration;
+// chooses the hosts, or the one of the argument; resolves the modules of each by their manifests,
+// without running their code; and prints loaded, skipped and unused modules in this order. The
+// errors are of the configuration and of modules that can't be resolved.
 func (m *modulesCmd) Run(r *run) error {
 	c, err := r.config()
 	if err != nil {
@@ -246,8 +248,10 @@ type bytesCmd struct {
 	Collect bool `help:"Run the garbage collector first, so that the figures are exact; it costs some CPU."`
 }
 
-// Run prints the memory report of the running server: parts in Go's heap, what the runtime has
-// besides, parts outside of the heap, and what the operating system says.
+// Run prints the memory report of the running server. Outside of the server it forwards the
+// command to it, and returns an error if no server runs. Inside, it makes the report and prints a
+// table: the parts in Go's heap, the rest of the heap and of the runtime, the parts outside of
+// the heap, what the operating system says, and the store's size on disk.
 func (b *bytesCmd) Run(r *run) error {
 	if r.server == nil {
 		c, err := r.config()

@@ -104,8 +104,10 @@ func bySessions(n, a, b, c int) []int {
 	return []int{c}
 }
 
-// knobs returns the limits that matter for many connections. Those without current values have them in
-// /proc/sys.
+// knobs returns the limits of the process and the kernel that matter for many connections, in the
+// order of the report. It first defines how several of them grow with the number of sessions,
+// then reads the files in use, and then lists the limits with the values they need. A limit
+// without a current value has it in /proc/sys.
 func (m *machine) knobs() []knob {
 	descriptors := func(n int) []int { return []int{n + fdStore + fdOutgoing + fdHTTP + fdRest} }
 	backlog := func(n int) []int { return bySessions(n, 4096, 16384, 65536) }
@@ -155,8 +157,8 @@ func (m *machine) knobs() []knob {
 //  1. Descriptors.
 //  2. A table of all knobs and of memory for 10,000, 100,000, 1,000,000 and the target.
 //  3. The lines to write, for each number of sessions.
-//  4. What bounds a load client on this machine.
-//  5. One say for each knob, and for memory.
+//  4. The limits of a load client on this machine.
+//  5. A call of say for each knob, and for memory.
 func (m *machine) check(out io.Writer, configured, target int, say func(bool, string, ...any)) {
 	switch {
 	case target == 0:

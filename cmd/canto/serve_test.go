@@ -726,7 +726,7 @@ func TestRenewedCertificate(t *testing.T) {
 	s.certificate("example.org")
 	until(t, "the new certificate is shown", func() bool { return serial() != first })
 	second := serial()
-	// Who connected before is bound to the certificate that he was shown (RFC 5929 §4).
+	// An earlier connection is bound to the certificate that its client saw (RFC 5929 §4).
 	if err := early.auth("SCRAM-SHA-256-PLUS", "romeo", "x"); err != nil {
 		t.Error(err)
 	}

@@ -216,7 +216,7 @@ func TestAttackS23(t *testing.T) {
 		if _, err := p.try("example.org", m.Text, "romeo", "x"); err != saslFailure("account-disabled") {
 			t.Errorf("%s: %v", m.Text, err)
 		}
-		// Who does not know the password does not learn of the ban.
+		// A client without the password does not learn of the ban.
 		if _, err := p.try("example.org", m.Text, "romeo", "wrong"); err != saslFailure("not-authorized") {
 			t.Errorf("%s with a wrong password: %v", m.Text, err)
 		}
@@ -321,7 +321,7 @@ func TestImport(t *testing.T) {
 	p.login("example.org", "romeo", "x")
 	p.login("example.org", "juliet", "y")
 
-	// Who exists is told, and the others are added.
+	// The accounts that exist are reported, and the others are added.
 	r := s.canto("nurse@example.org\tx\nromeo@example.org\tother\n", "user", "import", "-")
 	want := said{exitFailed, "1 accounts added\n",
 		"canto: standard input:2: account romeo@example.org exists already\ncanto: standard input: 1 of 2 " +
