@@ -411,9 +411,10 @@ func (m *module) fail(st session.Negotiation, x *exchange, s sasl.Step) {
 // whether one of the two has had too many.
 //
 //   - The account counts guesses at its password: not-authorized, also for a second refused binding of a
-//     mechanism (a client has no reason to try that again), and any other failure after a wrong password. It does not count failures that have tested no
-//     password, such as malformed-request and invalid-mechanism, nor account-disabled, which only a client
-//     with the right password gets (RFC 6120 section 6.5.2): they must not delay the owner's login.
+//     mechanism (a client has no reason to try that again), and any other failure after a wrong password. It
+//     does not count failures that have tested no password, such as malformed-request and invalid-mechanism,
+//     nor account-disabled, which only a client with the right password gets (RFC 6120 section 6.5.2): they
+//     must not delay the owner's login.
 //   - The address counts all failures except aborted, as the client gave up, and temporary-auth-failure
 //     (section 6.5.11), as the server has caused it.
 //
