@@ -68,8 +68,9 @@ type Options struct {
 // called on the goroutine that reads or commits, by several at once.
 type Fault func(write bool) error
 
-// withDefaults returns o with the default of each field that is zero. Negative sizes, which switch
-// a function off, become 0.
+// withDefaults returns o with the default of each field that is zero: first the file system, then the sizes
+// and counts, then the durations, the clock, the random source, the logger and the callback. A negative
+// CacheBytes, MinFree or Ballast, which switches the function off, becomes 0. Other fields stay as they are.
 func (o Options) withDefaults() Options {
 	def := func(v *int, d int) {
 		if *v == 0 {

@@ -143,7 +143,9 @@ type Attack struct {
 func WithHeader(body string) string { return Header + body }
 
 // Attacks returns input that every XMPP parser must refuse, with the stream error for it (RFC 6120
-// section 4.9.3).
+// section 4.9.3) and the offset of the error, or -1 where the offset is not specified. It starts from a list
+// that is written out, then adds broken UTF-8 at each place of a stanza (X04), and character references to
+// characters that XML forbids (X17).
 func Attacks() []Attack {
 	const nwf, restricted, encoding, prefix = "not-well-formed", "restricted-xml", "unsupported-encoding",
 		"bad-namespace-prefix"

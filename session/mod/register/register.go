@@ -105,8 +105,10 @@ func defaultOptions() Options {
 		"abuse", "support", "security", "xmpp", "server"}}
 }
 
-// Load implements [session.Module]. It fails if an option is out of range, or if the process has given no
-// [Random].
+// Load implements [session.Module]. Its steps: read the options and prepare the reserved names, look up the
+// source of salts, then register the stream features and the handlers: of requests before login, of those
+// to the user's account, and of those that a client sends to the host. It fails if an option is out of
+// range, if a reserved name is no localpart, or if the process has given no [Random].
 func (m *module) Load(api *session.API) error {
 	m.opt = defaultOptions()
 	if err := api.Decode(&m.opt); err != nil {
