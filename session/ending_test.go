@@ -481,7 +481,7 @@ func TestKickedIsNotTakenOver(t *testing.T) {
 
 // A hibernating session that is ended while its account cannot be read ends when the account can
 // be read. Contacts see it leave (RFC 6121 §4.5.2), as for a session with a connection.
-func TestKickedAtRest(t *testing.T) {
+func TestKickedWhileHibernating(t *testing.T) {
 	var flaky storetest.Flaky
 	c := newEndingOn(t, "", true, flaky.Fault)
 	c.lose()

@@ -86,7 +86,7 @@ const maxDepth = 8
 // sizers are the sizers by type. A sizer stays in the map, so each type is analyzed once.
 var sizers struct {
 	sync.Mutex // guards of, not the sizers in it: a complete sizer does not change
-	of map[reflect.Type]*sizer
+	of         map[reflect.Type]*sizer
 }
 
 // notOwned are types whose values are counted elsewhere: a pointer to one is not followed.

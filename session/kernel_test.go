@@ -348,7 +348,7 @@ func TestBindAtHome(t *testing.T) {
 
 // So do clients that log in while the account fans out on both loops, and what was sent to the
 // account in the meantime arrives in its order.
-func TestBindAtHomeBehindFanout(t *testing.T) {
+func TestBindAtHomeAfterFanout(t *testing.T) {
 	const contacts = 200
 	s := sessiontest.New(t, sessiontest.Options{})
 	juliet := s.Login("juliet", "juliet@localhost/balcony")

@@ -158,7 +158,7 @@ func TestRefusalsHaveABound(t *testing.T) {
 
 // Queued stanzas for a client that reads again wait until its account can be read: they are
 // neither lost nor forgotten.
-func TestHeldWhileTheAccountCannotBeRead(t *testing.T) {
+func TestQueuedWhileTheAccountCannotBeRead(t *testing.T) {
 	var flaky storetest.Flaky
 	s := sessiontest.New(t, sessiontest.Options{Limits: unbounded(), Fault: flaky.Fault})
 	juliet, romeo := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x")
@@ -291,8 +291,8 @@ func TestFlushOfWhatIsNotTaken(t *testing.T) {
 	inOrder(t, numbered(reads(s, juliet, -1)), 3)
 }
 
-// Messages for which there was no room when a Source ended are sent when there is room again.
-func TestHeldWhereASourceEnds(t *testing.T) {
+// Messages that did not fit into the output buffer when a Source ended are sent when they fit again.
+func TestQueuedWhenASourceEnds(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{Limits: unbounded()})
 	juliet, romeo := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x")
 	juliet.Send("<presence/>")

@@ -348,7 +348,7 @@ func TestLoginOfADeletedAccount(t *testing.T) {
 }
 
 // The next owner of a name gets nothing that a session of the deleted account had queued.
-func TestHeldOfADeletedAccount(t *testing.T) {
+func TestQueuedForADeletedAccount(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{})
 	romeo := s.Login("romeo", "romeo@localhost/orchard")
 	s.AddAccount("juliet@localhost")

@@ -32,7 +32,7 @@ type Entities struct {
 type Entry struct {
 	// ID is the partition of the address in the upper 12 bits, and below a number. It is never 0 and
 	// never given twice, also not to an entity of another kind or after a deletion.
-	ID      uint64    // slot<<52 | number: never 0, and never given twice, also to another kind
+	ID      uint64    // partition<<52 | number: never 0, and never given twice, also to another kind
 	Domain  string    // the prepared domainpart of the address
 	Local   string    // the prepared localpart; empty: the entity is the service at the domain itself
 	Kind    string    // the kind: KindAccount, or a kind of a module, as "room"
