@@ -250,7 +250,7 @@ func hasJuliet(list string) bool { return strings.Contains(list, "account\x10jul
 
 // A session that has ended, and is not removed yet, is not restored to another kernel, where it would go on:
 // its account is left until its end has restored effect. A logout is one although the connection still
-// lingers (RFC 6120 §4.4, XEP-0198 §5), and so is what an operator has decided.
+// lingers (RFC 6120 section 4.4, XEP-0198 section 5), and so is what an operator has decided.
 func TestMarshalEndedSession(t *testing.T) {
 	for by, do := range map[string]func(c *endingCase, flaky *storetest.Flaky){
 		"logged-out": func(c *endingCase, _ *storetest.Flaky) { c.write(c.juliet, "</stream:stream>") },

@@ -16,7 +16,7 @@ import (
 )
 
 // A peer that has no room for what the server itself sends on its stream does not read: the
-// stream ends with policy-violation (RFC 6120 §4.9.3.14), which is counted, and does not go on
+// stream ends with policy-violation (RFC 6120 section 4.9.3.14), which is counted, and does not go on
 // with an element missing.
 func TestNoRoomForANonza(t *testing.T) {
 	name := xmlstream.N("urn:of-the-test", "r")
@@ -65,7 +65,7 @@ func keepsHibernating(api *session.API) error {
 }
 
 // A hibernating session with a full queue ends: the kernel removes it, its contacts are told (RFC
-// 6121 §4.5.2), the limit is counted, and its unsent messages are stored, in order.
+// 6121 section 4.5.2), the limit is counted, and its unsent messages are stored, in order.
 func TestRestingSessionThatIsFull(t *testing.T) {
 	for name, n := range map[string]int{"bytes": 250_000, "elements": 100} {
 		t.Run(name, func(t *testing.T) {

@@ -48,7 +48,7 @@ func lastAck(text string) string {
 }
 
 // What a stanza makes an entity store is durable before its client is told that it was handled,
-// and so is what all stanzas before it made entities store (XEP-0198 §4: "handled" is the
+// and so is what all stanzas before it made entities store (XEP-0198 section 4: "handled" is the
 // server's promise).
 func TestSettledInOrder(t *testing.T) {
 	var slow atomic.Bool
@@ -236,7 +236,7 @@ func TestResumption(t *testing.T) {
 
 // A session that hibernates, is resumed, and hibernates again, is kept for as long the second
 // time as the first: the time in which a client may resume begins with the loss of its connection
-// (XEP-0198 §5).
+// (XEP-0198 section 5).
 func TestResumptionTwice(t *testing.T) {
 	s := tracked(t, sessiontest.Options{})
 	juliet := s.Login("juliet", "juliet@localhost/balcony")
@@ -255,7 +255,7 @@ func TestResumptionTwice(t *testing.T) {
 	}
 }
 
-// A client resumes the session that it names (XEP-0198 §5, previd), whichever other device of the
+// A client resumes the session that it names (XEP-0198 section 5, previd), whichever other device of the
 // account hibernates, and is told that it was resumed before anything else.
 func TestResumptionByName(t *testing.T) {
 	s := tracked(t, sessiontest.Options{})
@@ -289,7 +289,7 @@ func TestResumptionByName(t *testing.T) {
 }
 
 // If a hibernating session cannot be resumed because a decision has ended it, its client is told
-// <failed/> and not <resumed/>, and may bind a resource on the same stream (XEP-0198 §5).
+// <failed/> and not <resumed/>, and may bind a resource on the same stream (XEP-0198 section 5).
 func TestResumptionOfWhatHasEnded(t *testing.T) {
 	var flaky storetest.Flaky
 	s := tracked(t, sessiontest.Options{Fault: flaky.Fault})
@@ -359,7 +359,7 @@ type stalled struct {
 func (s *stalled) LastSettled() session.Ticket { return min(s.committer.LastSettled(), s.upTo) }
 
 // What a stanza makes an entity store after an Await, or in the callback of a commit, counts for
-// that stanza like all else: it is not acknowledged before that is durable (XEP-0198 §4).
+// that stanza like all else: it is not acknowledged before that is durable (XEP-0198 section 4).
 func TestSettledAfterAwait(t *testing.T) {
 	name := xmlstream.N("urn:of-the-test", "q")
 	rows := store.NewLog[string]("test-settled", '|', 1)

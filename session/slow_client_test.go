@@ -186,8 +186,8 @@ func TestQueuedWhileTheAccountCannotBeRead(t *testing.T) {
 	inOrder(t, numbered(got), 140)
 }
 
-// A stanza has one answer, even if a module stores its outcome and that fails (RFC 6120 §8.2.3,
-// §8.3.1). What a module stores of it at its sender suppresses no later answer.
+// A stanza has one answer, even if a module stores its outcome and that fails (RFC 6120 section 8.2.3,
+// Section 8.3.1). What a module stores of it at its sender suppresses no later answer.
 func TestAnswersOfABatchThatFails(t *testing.T) {
 	rows := store.NewMap[string, []byte]("of-the-test", '~', 1)
 	var flaky storetest.Flaky

@@ -195,7 +195,7 @@ func TestAttackK51(t *testing.T) {
 		{"\ufb00", ""},                               // ligature ff
 		{"\u03a3\u0391\u03a3", "\u03c3\u03b1\u03c3"}, // lower case without context
 		{"\u03c3\u03b1\u03c3", "\u03c3\u03b1\u03c3"},
-		{"\u03c3\u03b1\u03c2", "\u03c3\u03b1\u03c2"}, // RFC 7622 §3.5: not mapped
+		{"\u03c3\u03b1\u03c2", "\u03c3\u03b1\u03c2"}, // RFC 7622 section 3.5: not mapped
 		{"\u0130x", "i\u0307x"},
 		{"i\u0307x", "i\u0307x"},
 		{"\u13a0", "\uab70"}, // Cherokee
@@ -250,7 +250,7 @@ func TestAttackK53(t *testing.T) {
 	}
 }
 
-// Escapes have no meaning here, and separators count in the order of RFC 7622 §3.1.
+// Escapes have no meaning here, and separators count in the order of RFC 7622 section 3.1.
 func TestAttackK54(t *testing.T) {
 	for _, c := range []struct{ in, local, domain, resource string }{
 		{`a\20b@h`, `a\20b`, "h", ""},

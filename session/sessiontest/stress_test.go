@@ -369,7 +369,7 @@ func (c *stressClient) take(e xmlstream.Element) {
 			delete(c.maybe, id)
 			return
 		}
-		// The answer to a stream that has ended goes to the next one of its address (RFC 6120 §10.5.4).
+		// The answer to a stream that has ended goes to the next one of its address (RFC 6120 section 10.5.4).
 		if stream, _, _ := strings.Cut(id, "-"); stream == fmt.Sprint(c.number) {
 			c.x.fault("%s has a second answer: %s", c.full, e.Raw())
 		}

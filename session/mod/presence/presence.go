@@ -234,7 +234,7 @@ func (m *Service) available(ev *session.Stanza) session.Verdict {
 	prio := int8(0)
 	if p, ok := ev.Element.Child(stanza.PriorityName); ok {
 		// RFC 6121 section 4.7.2.3: an integer between -128 and +127, in the schema an xs:byte, which may have
-		// white space around it (XML Schema Part 2, §4.3.6).
+		// white space around it (XML Schema Part 2, section 4.3.6).
 		n, err := strconv.ParseInt(string(bytes.Trim(p.Text(), " \t\r\n")), 10, 8)
 		if err != nil {
 			return ev.Fail(stanza.BadRequest)
