@@ -212,7 +212,7 @@ func newEndingOn(t *testing.T, by string, kept bool, fault store.Fault) *endingC
 var restedBefore = []string{"overflow", "expired", "displaced", "failed"}
 
 // TestEndings holds each row of the table in session.txt, with a module that keeps every session
-// and without one (then a session that may hibernate ends): what the client is told, whether the
+// and without one (then a session that may hibernate ends): what the client gets, whether the
 // session hibernates, when contacts see it leave (RFC 6121 section 4.5.2), what becomes of unsent
 // elements, what is counted. Only a peer's end tag or stream error is a logout (XEP-0198 section 5).
 func TestEndings(t *testing.T) {

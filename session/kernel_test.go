@@ -320,7 +320,7 @@ func waiting(s *sessiontest.Server, n int) (clients []*sessiontest.Client) {
 	return clients
 }
 
-// bindAll makes all of them bind at once, and returns what each is told.
+// bindAll makes all of them bind at once, and returns what each gets.
 func bindAll(s *sessiontest.Server, clients []*sessiontest.Client) (told []string) {
 	for i, c := range clients {
 		c.Conn().Write([]byte(fmt.Sprintf("<iq type='set' id='bind'><bind "+

@@ -539,8 +539,8 @@ func TestPanicInOutgoing(t *testing.T) {
 	works(t, s)
 }
 
-// If a hook panics at a contact of an account that is deleted, the contact is told again: rows
-// are erased when all contacts have been told.
+// If a hook panics at a contact of an account that is deleted, the contact is notified again: rows
+// are erased when all contacts have been notified.
 func TestPanicAtAContact(t *testing.T) {
 	panics := 0
 	s := withModule(t, sessiontest.Options{AllowPanics: true}, func(api *session.API) error {

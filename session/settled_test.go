@@ -47,7 +47,7 @@ func lastAck(text string) string {
 	return all[len(all)-1][1]
 }
 
-// What a stanza makes an entity store is durable before its client is told that it was handled,
+// What a stanza makes an entity store is durable before its client gets the ack for it,
 // and so is what all stanzas before it made entities store (XEP-0198 section 4: "handled" is the
 // server's promise).
 func TestSettledInOrder(t *testing.T) {
@@ -256,7 +256,7 @@ func TestResumptionTwice(t *testing.T) {
 }
 
 // A client resumes the session that it names (XEP-0198 section 5, previd), whichever other device of the
-// account hibernates, and is told that it was resumed before anything else.
+// account hibernates, and gets <resumed/> before anything else.
 func TestResumptionByName(t *testing.T) {
 	s := tracked(t, sessiontest.Options{})
 	romeo := s.Login("romeo", "romeo@localhost/orchard")

@@ -47,7 +47,7 @@ func inOrder(t *testing.T, list []string, n int) {
 
 // A client reads slowly, more waits for it than the wire takes, and it sends a request, so that
 // its own stream waits for the socket too. All arrives in order, in each of several such phases,
-// and a Source is told of no element as taken that the client has not read.
+// and a Source is notified of no element as taken that the client has not read.
 func TestSlowClientThatAsks(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{Limits: unbounded()})
 	juliet, romeo := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x")

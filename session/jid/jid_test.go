@@ -96,7 +96,7 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
-// Only the places of the separators tell parts with separators apart.
+// Only the places of the separators distinguish parts with separators.
 func TestDistinct(t *testing.T) {
 	seen := map[JID]string{}
 	for _, in := range []string{"b", "a@b", "a@b/c", "b/c", "b/a@b", "b/a@b/c", "a@b/c/d", "a@b/@", "b/@"} {

@@ -459,7 +459,7 @@ func TestAttackK66(t *testing.T) {
 		}
 		salts[s] = fmt.Sprint(c)
 	}
-	// That an account is banned is told to its owner only.
+	// Only the owner of an account learns that it is banned.
 	c := &Client{Mechanism: ScramSHA256, Username: "banned", Password: SecretString("pw"), Rand: rand.Reader}
 	if _, err := login(c, config(t, ChannelBinding{}), users); err != AccountDisabled {
 		t.Error(err)

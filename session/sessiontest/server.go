@@ -210,7 +210,7 @@ func (s *Server) Reload() {
 // FS returns the file system of the store; after a crash it has what was synced.
 func (s *Server) FS() vfs.FS { return s.opt.FS }
 
-// Restart ends the server as SIGTERM does: it tells the clients and ends their sessions. Then another
+// Restart ends the server as SIGTERM does: it notifies the clients and ends their sessions. Then another
 // kernel starts on the same store. The clock goes on.
 func (s *Server) Restart() {
 	s.TB.Helper()

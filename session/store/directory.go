@@ -257,7 +257,7 @@ func (s *Entities) addWaiting(ctx context.Context, j jid.JID, row func(id uint64
 
 // Remove adds the removal of e to b, which must be a batch of e.ID. Its address becomes free. Its
 // id is listed by [Entities.Deleted] until [Entities.Erase], also after a restart (the tombstone).
-// Its rows in the tables of modules stay until then, as they say which contacts must be told.
+// Its rows in the tables of modules stay until then, as they say which contacts must be notified.
 // Remove neither reads nor waits. The ticket of b fails with [ErrNotFound] if the address belongs
 // to another id or kind when b is written. All fields of e but Created are used.
 func (s *Entities) Remove(b *Batch, e Entry) {

@@ -64,7 +64,7 @@ type Options struct {
 	Fault Fault
 }
 
-// A Fault makes a store slow or makes it fail. write tells a group of writes from a read. It is
+// A Fault makes a store slow or makes it fail. write is true for a group of writes, false for a read. It is
 // called on the goroutine that reads or commits, by several at once.
 type Fault func(write bool) error
 

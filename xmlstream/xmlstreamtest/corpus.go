@@ -25,7 +25,7 @@ type Stanza struct {
 const Message = `<message to='romeo@example.net/orchard' id='ktx72v49' type='chat' xml:lang='en'><body>Art thou not Romeo, and a Montague? Neither, fair saint, if either thee dislike. How cam'st thou hither</body><active xmlns='http://jabber.org/protocol/chatstates'/><request xmlns='urn:xmpp:receipts'/><origin-id xmlns='urn:xmpp:sid:0' id='de305d54-75b4-431b-adb2-eb6b9e546013'/></message>`
 
 // Stanzas returns what clients and servers send every day, small and large, for benchmarks and tests. The
-// names tell what each is heavy in: "tiny" has 2,000 elements without attributes, "attrs" 800 attributes,
+// names say what each has most of: "tiny" has 2,000 elements without attributes, "attrs" 800 attributes,
 // "entities" 700 references.
 func Stanzas() []Stanza {
 	var roster, mam, tiny, attrs strings.Builder

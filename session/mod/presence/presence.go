@@ -17,7 +17,7 @@
 //
 // Hooks: PrePresence in phase Deliver, under the sender's lock, for presence that a client of the account
 // sends; Presence in phase Deliver, under the recipient's lock, for presence that arrives. Both run after
-// phase Guard, where the module blocklist stops stanzas to and from blocked contacts. Unbound tells
+// phase Guard, where the module blocklist stops stanzas to and from blocked contacts. Unbound notifies
 // contacts that a session has ended; Deleted ends the subscriptions of a deleted account. (K58 and the
 // like are attacks with a test each: cmd/internal/house/attacks.txt.)
 //

@@ -511,7 +511,7 @@ func (m *module) lastNumber(ev *session.Stanza) session.Verdict {
 	})
 }
 
-// destroy deletes the room for an owner. The occupants are told before that is durable, so a full store
+// destroy deletes the room for an owner. The occupants are notified before that is durable, so a full store
 // refuses it first.
 func (m *module) destroy(ev *session.Stanza) session.Verdict {
 	e := ev.Entity()
