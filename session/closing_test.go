@@ -73,7 +73,7 @@ func eachPoint(t *testing.T, f func(t *testing.T, s *sessiontest.Server,
 }
 
 // A message to a resource with a stream that is ending is read by its client, stored, or refused.
-// It is never lost silently (RFC 6121 §8.5.3.2, XEP-0160).
+// It is never lost silently (RFC 6121 section 8.5.3.2, XEP-0160).
 func TestMessageToAClosingStream(t *testing.T) {
 	for name, c := range map[string]struct {
 		stanza string
@@ -113,7 +113,7 @@ func TestMessageToAClosingStream(t *testing.T) {
 }
 
 // A message goes to the next best resource if the stream of the best one is closing (RFC 6121
-// §8.5.2.1.1).
+// Section 8.5.2.1.1).
 func TestMessageGoesOnToTheNextResource(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{})
 	romeo := s.Login("romeo", "romeo@localhost/orchard")
@@ -130,7 +130,7 @@ func TestMessageGoesOnToTheNextResource(t *testing.T) {
 	}
 }
 
-// A message for several resources (RFC 6121 §8.5.2.1.1) is neither lost nor doubled if some of
+// A message for several resources (RFC 6121 section 8.5.2.1.1) is neither lost nor doubled if some of
 // them, or all, queue it and end.
 func TestMessageForTiedResources(t *testing.T) {
 	for _, both := range []bool{false, true} {
@@ -171,7 +171,7 @@ func TestMessageForTiedResources(t *testing.T) {
 }
 
 // Each request has one answer, unless the recipient's client has read it, even if the stream of
-// the recipient ends (RFC 6120 §8.2.3).
+// the recipient ends (RFC 6120 section 8.2.3).
 func TestRequestToAClosingStream(t *testing.T) {
 	eachPoint(t, func(t *testing.T, s *sessiontest.Server, at func(*sessiontest.Client, func())) {
 		romeo, juliet := s.Login("romeo", "romeo@localhost/orchard"), s.Login("juliet", "juliet@localhost/balcony")
@@ -188,7 +188,7 @@ func TestRequestToAClosingStream(t *testing.T) {
 	})
 }
 
-// A subscription request is there at the next login, whenever the stream ends (RFC 6121 §3.1.3).
+// A subscription request is there at the next login, whenever the stream ends (RFC 6121 section 3.1.3).
 func TestSubscriptionRequestToAClosingStream(t *testing.T) {
 	eachPoint(t, func(t *testing.T, s *sessiontest.Server, at func(*sessiontest.Client, func())) {
 		romeo, juliet := s.Login("romeo", "romeo@localhost/orchard"), s.Login("juliet", "juliet@localhost/balcony")

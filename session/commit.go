@@ -265,7 +265,7 @@ func failSilently(*Stanza, error) Verdict { return Done }
 // and through that one's inbox. Each write that it causes there is noted by its ticket
 // (addWrite): those of [Stanza.Commit], [Stanza.Stored] and of the batch of [Stanza.Batch]. At
 // the end of the stanza's way (finish) the last of these tickets is waited for, and then the loop
-// of the stream is told once. What the stanza causes besides (broadcasts, probes, copies,
+// of the stream is notified once. What the stanza causes besides (broadcasts, probes, copies,
 // answers) has the same Origin, but does not settle it.
 
 // maxUnsettled bounds the unsettled stanzas of one tracked stream: at the bound the stream is
@@ -335,7 +335,7 @@ func (d *ackWindow) settle(number uint32, err error) {
 }
 
 // notifySettled runs the Settled hooks. failed is how many of the newly settled stanzas have
-// failed. A panic ends the stream, because its client can no longer be told what was handled.
+// failed. A panic ends the stream, because its client can no longer learn what was handled.
 func (d *ackWindow) notifySettled(failed int) {
 	st, l := d.st, d.st.loop
 	at := newPanicFrame(l, st.Peer(), nil)
@@ -391,7 +391,7 @@ func (ev *Stanza) finish(l *LoopRouter) {
 		}})
 }
 
-// settle tells the ack window of o, on the loop with the number loopNumber, that its stanza is
+// settle notifies the ack window of o, on the loop with the number loopNumber, that its stanza is
 // settled. It does nothing if the stream has ended, or is not of this process.
 func (o Origin) settle(l *LoopRouter, loopNumber uint16, err error) {
 	r := l.router

@@ -15,13 +15,13 @@ import (
 // many the clients are, and whether they are served at once or by a fan-out of several turns. A
 // sender with contacts that read pays for its own bytes, and a little for the copies. (A sender
 // has a burst, and what it has earned since it logged in.)
-func TestPriceOfCrowds(t *testing.T) {
+func TestCostOfCongestion(t *testing.T) {
 	for _, c := range []struct {
 		contacts    int
-		crowded     bool
+		congested   bool
 		least, most uint64
 	}{{10, true, 12, 16}, {100, true, 11, 17}, {100, false, 35, 40}} {
-		t.Run(fmt.Sprint(c.contacts, c.crowded), func(t *testing.T) {
+		t.Run(fmt.Sprint(c.contacts, c.congested), func(t *testing.T) {
 			lim := session.DefaultLimits()
 			lim.Rate, lim.RateBurst = 0, 100_000
 			s := sessiontest.New(t, sessiontest.Options{Limits: &lim})
@@ -34,7 +34,7 @@ func TestPriceOfCrowds(t *testing.T) {
 			star.Send("<presence/>")
 			s.Settle()
 			for i := range c.contacts {
-				if fan := s.Client(fmt.Sprint("fan", i)); c.crowded {
+				if fan := s.Client(fmt.Sprint("fan", i)); c.congested {
 					fan.Conn().SetWindow(0)
 					for range 8 {
 						filler.Send("<message to='" + fan.JID + "' type='chat'><body>" + strings.Repeat("x", 60_000) +

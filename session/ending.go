@@ -11,7 +11,7 @@ import (
 
 // sessionStreamEnded is called when ref, the stream of s, has ended for the reason why, or with a
 // zero ref when a hibernating session is to end. The end needs the account's resident set, for
-// the contacts that are told: if the store cannot read it the end is tried again later, at most
+// the contacts that are notified: if the store cannot read it the end is tried again later, at most
 // maxUnbindTries times. tries is how often it was tried before. It does nothing if s has another
 // stream by now, or was removed. On l's loop, under no lock.
 func sessionStreamEnded(l *LoopRouter, s *Session, ref StreamRef, why Ending, tries int) {

@@ -212,9 +212,9 @@ func newEndingOn(t *testing.T, by string, kept bool, fault store.Fault) *endingC
 var restedBefore = []string{"overflow", "expired", "displaced", "failed"}
 
 // TestEndings holds each row of the table in session.txt, with a module that keeps every session
-// and without one (then a session that may hibernate ends): what the client is told, whether the
-// session hibernates, when contacts see it leave (RFC 6121 §4.5.2), what becomes of unsent
-// elements, what is counted. Only a peer's end tag or stream error is a logout (XEP-0198 §5).
+// and without one (then a session that may hibernate ends): what the client gets, whether the
+// session hibernates, when contacts see it leave (RFC 6121 section 4.5.2), what becomes of unsent
+// elements, what is counted. Only a peer's end tag or stream error is a logout (XEP-0198 section 5).
 func TestEndings(t *testing.T) {
 	rows := endingsTable(t)
 	for by := range endingsBy {
@@ -397,7 +397,7 @@ func (row ended) clogged(t *testing.T, kept bool, do func(c *endingCase)) {
 }
 
 // Stanzas of a stream that has lost its session to another stream are dropped and counted. The
-// session has the traits of its new stream (XEP-0198 §5: the former stream is closed).
+// session has the traits of its new stream (XEP-0198 section 5: the former stream is closed).
 func TestTakenOver(t *testing.T) {
 	c := newEnding(t, "")
 	traits := session.Traits(0)
@@ -480,8 +480,8 @@ func TestKickedIsNotTakenOver(t *testing.T) {
 }
 
 // A hibernating session that is ended while its account cannot be read ends when the account can
-// be read. Contacts see it leave (RFC 6121 §4.5.2), as for a session with a connection.
-func TestKickedAtRest(t *testing.T) {
+// be read. Contacts see it leave (RFC 6121 section 4.5.2), as for a session with a connection.
+func TestKickedWhileHibernating(t *testing.T) {
 	var flaky storetest.Flaky
 	c := newEndingOn(t, "", true, flaky.Fault)
 	c.lose()

@@ -128,7 +128,7 @@ var evictedMark = new(residentSet)
 // An AnyEntity is an [*Entity] or an [*Account]. The methods of [Part] and [LoopRouter.Fanout] take either.
 type AnyEntity interface{ entity() *Entity }
 
-// An EntityRef tells the loaders of a resident set which entity to read.
+// An EntityRef names the entity that the loaders of a resident set read.
 type EntityRef struct {
 	JID jid.JID // a bare JID or a domain
 	ID  uint64  // in the store

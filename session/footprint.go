@@ -83,10 +83,10 @@ type sizer func(p unsafe.Pointer, deep int) int
 // maxDepth bounds how many pointers are followed one after the other, so that a cycle ends.
 const maxDepth = 8
 
-// sizers are the sizers by type.
+// sizers are the sizers by type. A sizer stays in the map, so each type is analyzed once.
 var sizers struct {
-	sync.Mutex
-	of map[reflect.Type]*sizer
+	sync.Mutex // guards of, not the sizers in it: a complete sizer does not change
+	of         map[reflect.Type]*sizer
 }
 
 // notOwned are types whose values are counted elsewhere: a pointer to one is not followed.
@@ -313,9 +313,9 @@ func addSession(s *Session, h Footprints, once seenSet) {
 	defer s.lockOutbox().unlock()
 	n := heapSize(s)
 	if s.outbox != nil {
-		held := heapSize(s.outbox)
-		h.add("held", len(s.outbox.queue)+len(s.outbox.deferred), held)
-		n -= held
+		queued := heapSize(s.outbox)
+		h.add("held", len(s.outbox.queue)+len(s.outbox.deferred), queued)
+		n -= queued
 	}
 	if p := Allocated(cap(s.presence)); p > 0 {
 		n -= p

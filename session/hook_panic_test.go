@@ -40,7 +40,7 @@ func nothing() error { return nil }
 
 // A panic, once, in a hook for streams and sessions costs the smallest thing: it is counted once,
 // a client that waits for an answer gets one, or the stream error internal-server-error (RFC 6120
-// §4.9.3.6), and another client of the same loop and account goes on. (Hooks for stanzas, sources
+// Section 4.9.3.6), and another client of the same loop and account goes on. (Hooks for stanzas, sources
 // and kinds have tests of their own.)
 func TestPanicInHook(t *testing.T) {
 	trigger := xmlstream.N("urn:of-the-test", "trigger")

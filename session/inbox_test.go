@@ -40,7 +40,7 @@ func (w *atOnce) release() {
 }
 
 // After a load that failed the account is loaded again: if stanzas arrive faster than the inbox
-// is drained, those that waited for the failed load get an error (RFC 6120 §8.3.3.6), and no
+// is drained, those that waited for the failed load get an error (RFC 6120 section 8.3.3.6), and no
 // others.
 func TestFailedReadEndsWithWhatWaited(t *testing.T) {
 	var flaky storetest.Flaky

@@ -320,7 +320,7 @@ func waiting(s *sessiontest.Server, n int) (clients []*sessiontest.Client) {
 	return clients
 }
 
-// bindAll makes all of them bind at once, and returns what each is told.
+// bindAll makes all of them bind at once, and returns what each gets.
 func bindAll(s *sessiontest.Server, clients []*sessiontest.Client) (told []string) {
 	for i, c := range clients {
 		c.Conn().Write([]byte(fmt.Sprintf("<iq type='set' id='bind'><bind "+
@@ -348,7 +348,7 @@ func TestBindAtHome(t *testing.T) {
 
 // So do clients that log in while the account fans out on both loops, and what was sent to the
 // account in the meantime arrives in its order.
-func TestBindAtHomeBehindFanout(t *testing.T) {
+func TestBindAtHomeAfterFanout(t *testing.T) {
 	const contacts = 200
 	s := sessiontest.New(t, sessiontest.Options{})
 	juliet := s.Login("juliet", "juliet@localhost/balcony")

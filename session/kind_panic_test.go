@@ -281,7 +281,7 @@ func (f forgetful) Err(t session.Ticket) error {
 
 // The commits of an entity no longer depend on the batch that created it once that is durable,
 // for as long as the entity is in memory.
-func TestBirthIsOver(t *testing.T) {
+func TestCreationIsDurable(t *testing.T) {
 	s, romeo := brittleServer(t)
 	romeo.Send("<presence to='x@b.localhost'/>")
 	s.Settle()

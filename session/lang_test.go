@@ -2,7 +2,7 @@ package session
 
 import "testing"
 
-// RFC 5646, appendix A and §2.1.
+// RFC 5646, appendix A and section 2.1.
 func TestWellFormedLang(t *testing.T) {
 	for tag, want := range map[string]bool{
 		"en": true, "de-CH-1996": true, "zh-Hant-HK": true, "x-whatever": true, "i-klingon": true,

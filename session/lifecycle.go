@@ -47,7 +47,7 @@ func (e *Entity) ensureLiveState(l *LoopRouter) {
 	made = true
 }
 
-// Stored tells the kernel that e, which [Stanza.Create] has made, is written to the store: t is the
+// Stored notifies the kernel that e, which [Stanza.Create] has made, is written to the store: t is the
 // ticket of the batch with its row in the directory, id the id in it. If t fails, later commits of e fail
 // as well, e is read again, and there is no entity at its address. undo is then called on the loop of l,
 // under no lock, to erase rows that later batches have written under id; it may be nil. Under the lock of
@@ -111,8 +111,8 @@ func (e *Entity) makeAbsent() {
 }
 
 // EndEntities ends the entities in memory of h, a service host that was removed from the [Table]. It calls
-// [EntityHandler.Ended] for each, which may tell the occupants of a room. Stanzas that wait for an entity are
-// answered as for a domain that this server does not have. Stored rows stay. The modules of h are not
+// [EntityHandler.Ended] for each, which may notify the occupants of a room. Stanzas that wait for an entity
+// are answered as for a domain that this server does not have. Stored rows stay. The modules of h are not
 // unloaded before it is done. Each loop ends the entities of a shard a turn. Any goroutine.
 func (r *Router) EndEntities(h *Host) {
 	for i, l := range r.loopRouters {

@@ -19,9 +19,9 @@ import (
 	"canto/session/store/storetest"
 )
 
-// What was held back for a session without a stream is taken over by another kernel, and so are its
-// flags: it can be resumed there.
-func TestCarryHeld(t *testing.T) {
+// Stanzas queued for a hibernating session, and its flags, move to another kernel: the session can be
+// resumed there.
+func TestMarshalQueued(t *testing.T) {
 	s := tracked(t, sessiontest.Options{})
 	romeo, juliet := s.Login("romeo", "romeo@localhost/orchard"), s.Login("juliet", "juliet@localhost/balcony")
 	juliet.Send("<presence><priority>3</priority></presence><on xmlns='" + nsAcks + "'/>")
@@ -45,15 +45,15 @@ func TestCarryHeld(t *testing.T) {
 	}
 }
 
-// taking is a kernel that takes up what another has written down.
-type taking struct {
+// A restoring is a kernel that restores the entities that another has marshaled.
+type restoring struct {
 	*sessiontest.Server
 	log bytes.Buffer
 }
 
-// newTaking starts one on fs, which serves accounts, and rooms and a service at rooms.localhost.
-func newTaking(tb testing.TB, fs vfs.FS) *taking {
-	k := new(taking)
+// newRestoring starts one on fs, which serves accounts, and rooms and a service at rooms.localhost.
+func newRestoring(tb testing.TB, fs vfs.FS) *restoring {
+	k := new(restoring)
 	k.Server = sessiontest.New(tb, sessiontest.Options{
 		FS: fs, Log: &k.log, Services: []string{"rooms.localhost"},
 		ServiceModules: []string{"store", "disco", room.Manifest.Name, service.Manifest.Name},
@@ -62,120 +62,121 @@ func newTaking(tb testing.TB, fs vfs.FS) *taking {
 	return k
 }
 
-// in runs f on a loop, as something that came from outside.
-func (k *taking) in(f func(l *session.LoopRouter)) {
+// in runs f on a loop, as a posted task.
+func (k *restoring) in(f func(l *session.LoopRouter)) {
 	l := k.Router.LoopRouters()[0]
 	l.Loop.Post(func() { l.Enter(func() { f(l) }) })
 	k.Settle()
 }
 
-// carry is what k has in memory only, an entity each; its sessions rest from then on.
-func (k *taking) carry() (list [][]byte) {
+// marshal returns the entities that k has in memory only, one in each element. Their sessions hibernate.
+func (k *restoring) marshal() (list [][]byte) {
 	k.in(func(l *session.LoopRouter) { l.MarshalEntities(func(b []byte) { list = append(list, b) }) })
-	// A room that is stored is in memory as soon as it was asked for: with no occupants it has nothing of
-	// its own.
+	// A room that is stored is in memory after the first stanza to it: without occupants it has no state to
+	// restore.
 	return slices.DeleteFunc(list, func(b []byte) bool {
 		return bytes.Contains(b, []byte("orchard")) && bytes.HasSuffix(b, []byte(`,"Occupants":{}}`))
 	})
 }
 
-// takeUp restores b; a panic is the error that there was one.
-func (k *taking) takeUp(b []byte) (err error) {
-	err = errNotSaid
+// restore restores b and returns the error. If the callback is not called, as after a panic, it returns
+// errNotCalled.
+func (k *restoring) restore(b []byte) (err error) {
+	err = errNotCalled
 	k.in(func(l *session.LoopRouter) { l.RestoreEntity(b, func(e error) { err = e }) })
 	return err
 }
 
-var errNotSaid = errors.New("nothing was said")
+var errNotCalled = errors.New("the callback was not called")
 
-func (k *taking) panics() (n uint64) {
+func (k *restoring) panics() (n uint64) {
 	for _, l := range k.Router.LoopRouters() {
 		n += l.Stats().Panics
 	}
 	return n
 }
 
-// carriedBy are what a kernel has written down: of juliet's account, which has a session with presence,
-// directed presence, and a stanza that it holds back; of a room that is stored, of one that is not. fs is
-// its store.
-func carriedBy(tb testing.TB) (list [][]byte, fs *vfs.MemFS) {
+// marshaled returns the entities that a kernel has marshaled: juliet's account, which has a session with
+// presence, directed presence and a queued stanza; a room that is stored; a room that is not. fs is its
+// store.
+func marshaled(tb testing.TB) (list [][]byte, fs *vfs.MemFS) {
 	fs = vfs.NewCrashableMem()
-	k := newTaking(tb, fs)
+	k := newRestoring(tb, fs)
 	juliet := k.Login("juliet", "juliet@localhost/balcony")
 	juliet.Send("<presence/><presence to='romeo@localhost/x'/><presence to='tomb@rooms.localhost/Juliet'/>" +
 		"<presence to='orchard@rooms.localhost/Juliet'/>" +
 		"<message to='orchard@rooms.localhost' type='groupchat'><body>1</body></message>")
 	k.Settle()
-	list = k.carry()
+	list = k.marshal()
 	if len(list) != 3 {
-		tb.Fatalf("%d entities are written down", len(list))
+		tb.Fatalf("%d entities are marshaled", len(list))
 	}
 	return list, fs
 }
 
-// unit is carriedBy's entity whose bytes have text in them, and where.
+// unit returns the entity of list whose bytes contain text, and the offset of text in it.
 func unit(tb testing.TB, list [][]byte, text string) (b []byte, at int) {
 	for _, b := range list {
 		if i := bytes.Index(b, []byte(text)); i >= 0 {
 			return slices.Clone(b), i
 		}
 	}
-	tb.Fatalf("nothing that was written down has %q", text)
+	tb.Fatalf("no marshaled entity has %q", text)
 	return nil, 0
 }
 
-// What a module has written down has a version; one that it does not know is refused, and read as nothing
-// else: a room's is an error, and a session goes on without the state of that module.
-func TestCarriedVersions(t *testing.T) {
-	list, fs := carriedBy(t)
-	k := newTaking(t, fs.CrashClone(vfs.CrashCloneCfg{}))
+// A module marshals its state with a version. It refuses a version that it does not know: for a room that is
+// an error, and a session goes on without the state of that module.
+func TestMarshalVersions(t *testing.T) {
+	list, fs := marshaled(t)
+	k := newRestoring(t, fs.CrashClone(vfs.CrashCloneCfg{}))
 	b, at := unit(t, list, `{"Last"`)
 	b[at-1] = 99
-	if err := k.takeUp(b); err == nil || !strings.Contains(err.Error(), "version 99") {
+	if err := k.restore(b); err == nil || !strings.Contains(err.Error(), "version 99") {
 		t.Errorf("a room of another version: %v", err)
 	}
 	const state = "directed-presence"
 	b, at = unit(t, list, state)
 	b[at+len(state)] = 99
-	if err := k.takeUp(b); err != nil {
+	if err := k.restore(b); err != nil {
 		t.Errorf("a session with a state of another version: %v", err)
 	}
 	if log := k.log.String(); !strings.Contains(log, state) || !strings.Contains(log, "version 99") {
 		t.Errorf("the log: %s", log)
 	}
-	if got := k.carry(); len(got) != 1 || bytes.Contains(got[0], []byte(state)) {
+	if got := k.marshal(); len(got) != 1 || bytes.Contains(got[0], []byte(state)) {
 		t.Errorf("the session has %q", got)
 	}
 }
 
-// wholly takes b up in k, and checks that all of it was taken up, or nothing, and that nothing panics. It
-// reports whether it was.
-func wholly(t *testing.T, k *taking, b []byte) (taken bool) {
+// wholly restores b in k, and checks that all of it was restored, or nothing, and that no function panics. It
+// reports whether it was restored.
+func wholly(t *testing.T, k *restoring, b []byte) (restored bool) {
 	t.Helper()
-	before := k.carry()
-	err := k.takeUp(b)
+	before := k.marshal()
+	err := k.restore(b)
 	if n := k.panics(); n > 0 {
 		t.Fatalf("%d panics by %q", n, b)
 	}
 	if err == nil {
 		return true
 	}
-	if after := k.carry(); !slices.EqualFunc(before, after, bytes.Equal) {
+	if after := k.marshal(); !slices.EqualFunc(before, after, bytes.Equal) {
 		t.Fatalf("%q is refused (%v), and there is\n%q, where there was\n%q", b, err, after, before)
 	}
 	return false
 }
 
-// What was written down and was cut short, or has a wrong byte, is taken up as a whole or not at all, of
-// each kind.
-func TestTakeUpDamaged(t *testing.T) {
-	list, fs := carriedBy(t)
-	fresh := func() *taking { return newTaking(t, fs.CrashClone(vfs.CrashCloneCfg{})) }
+// A marshaled entity of each kind that is cut short, or has a wrong byte, is restored as a whole or not at
+// all.
+func TestRestoreDamaged(t *testing.T) {
+	list, fs := marshaled(t)
+	fresh := func() *restoring { return newRestoring(t, fs.CrashClone(vfs.CrashCloneCfg{})) }
 	k := fresh()
-	taken := 0
+	restored := 0
 	try := func(b []byte) {
 		if wholly(t, k, b) {
-			k, taken = fresh(), taken+1
+			k, restored = fresh(), restored+1
 		}
 	}
 	for _, b := range list {
@@ -189,28 +190,28 @@ func TestTakeUpDamaged(t *testing.T) {
 		}
 		try(b)
 	}
-	if taken < len(list) {
-		t.Errorf("%d were taken up", taken)
+	if restored < len(list) {
+		t.Errorf("%d were restored", restored)
 	}
 }
 
-// What another kernel wrote down is not trusted to be whole: nothing that stands there makes this one
-// panic, and an entity is taken up as a whole or not at all.
-func FuzzTakeUp(f *testing.F) {
-	list, fs := carriedBy(f)
+// The input of RestoreEntity is not trusted: no input makes the kernel panic, and an entity is restored as a
+// whole or not at all.
+func FuzzRestoreEntity(f *testing.F) {
+	list, fs := marshaled(f)
 	for _, b := range list {
 		f.Add(b)
 	}
 	f.Add([]byte{1, 7})
-	k := newTaking(f, fs.CrashClone(vfs.CrashCloneCfg{}))
+	k := newRestoring(f, fs.CrashClone(vfs.CrashCloneCfg{}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		k.TB = t
 		wholly(t, k, b)
 	})
 }
 
-// An entity for which something waits is left, also where it has no sessions: what waits would be lost.
-func TestCarryWhileSomethingWaits(t *testing.T) {
+// An entity with waiting stanzas is left, even without sessions: those stanzas would be lost.
+func TestMarshalWithWaitingStanzas(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{})
 	s.AddAccount("nurse@localhost")
 	romeo := s.Login("romeo", "romeo@localhost/orchard")
@@ -234,7 +235,7 @@ func TestCarryWhileSomethingWaits(t *testing.T) {
 	s.Settle()
 }
 
-// written is what Carry writes down, and how many entities are left.
+// written returns the entities that MarshalEntities passes, and how many are left.
 func (c *endingCase) written() (list string, left int) {
 	l := c.Router.LoopRouters()[0]
 	l.Loop.Post(func() {
@@ -244,13 +245,13 @@ func (c *endingCase) written() (list string, left int) {
 	return list, left
 }
 
-// unmarshaler reports whether juliet's account is in what was written down.
-func unmarshaler(list string) bool { return strings.Contains(list, "account\x10juliet@localhost") }
+// hasJuliet reports whether juliet's account is in list.
+func hasJuliet(list string) bool { return strings.Contains(list, "account\x10juliet@localhost") }
 
-// A session that has ended, and is not removed yet, is not taken to another kernel, where it would go on:
-// its account is left until its end has taken effect. A logout is one although the connection still
-// lingers (RFC 6120 §4.4, XEP-0198 §5), and so is what an operator has decided.
-func TestCarryOfWhatHasEnded(t *testing.T) {
+// A session that has ended, and is not removed yet, is not restored to another kernel, where it would go on:
+// its account is left until its end has restored effect. A logout is one although the connection still
+// lingers (RFC 6120 section 4.4, XEP-0198 section 5), and so is what an operator has decided.
+func TestMarshalEndedSession(t *testing.T) {
 	for by, do := range map[string]func(c *endingCase, flaky *storetest.Flaky){
 		"logged-out": func(c *endingCase, _ *storetest.Flaky) { c.write(c.juliet, "</stream:stream>") },
 		"kicked": func(c *endingCase, flaky *storetest.Flaky) {
@@ -259,7 +260,7 @@ func TestCarryOfWhatHasEnded(t *testing.T) {
 			c.Router.Kick(c.juliet.Bare(), session.ErrPolicyViolation)
 			c.Settle() // it could not be read, and is tried again later
 		},
-		"kicked at rest": func(c *endingCase, flaky *storetest.Flaky) {
+		"kicked while hibernating": func(c *endingCase, flaky *storetest.Flaky) {
 			c.juliet.Conn().SetWindow(-1)
 			c.lose()
 			c.Settle()
@@ -277,10 +278,10 @@ func TestCarryOfWhatHasEnded(t *testing.T) {
 			c.Settle()
 			do(c, &flaky)
 			if c.session() == nil {
-				t.Fatal("its end has taken effect")
+				t.Fatal("its end has restored effect")
 			}
-			if list, left := c.written(); unmarshaler(list) || left == 0 {
-				t.Errorf("%q was written down, and %d entities are left", list, left)
+			if list, left := c.written(); hasJuliet(list) || left == 0 {
+				t.Errorf("%q was marshaled, and %d entities are left", list, left)
 			}
 			flaky.Reads.Store(false)
 			for range 10 {
@@ -294,10 +295,10 @@ func TestCarryOfWhatHasEnded(t *testing.T) {
 			c.Advance(time.Minute)
 			c.Settle()
 			list, left := c.written()
-			if unmarshaler(list) || left > 0 {
-				t.Errorf("after its end %q was written down, and %d entities are left", list, left)
+			if hasJuliet(list) || left > 0 {
+				t.Errorf("after its end %q was marshaled, and %d entities are left", list, left)
 			}
-			// nurse rests
+			// nurse hibernates
 			if !strings.Contains(list, "<presence type='unavailable' from='juliet@localhost/x' "+
 				"to='nurse@localhost/x'/>") {
 				t.Error("nurse has not seen it leave")
@@ -306,12 +307,12 @@ func TestCarryOfWhatHasEnded(t *testing.T) {
 	}
 }
 
-// A fragile is what the module of TestPanicInCarry has of a thing, or of a session: its name.
+// A fragile is the state that the module of TestPanicInMarshal has of a thing or of a session: its name.
 type fragile struct{ name string }
 
 var (
-	things      = session.NewKind("test-carry-thing")
-	fragileSlot = session.NewSessionVar("test-carry-fragile", &session.Codec[fragile]{Version: 1,
+	things     = session.NewKind("test-thing")
+	fragileVar = session.NewSessionVar("test-fragile", &session.Codec[fragile]{Version: 1,
 		AppendMarshal: func(dst []byte, f *fragile) []byte {
 			breaks("Append", f.name)
 			return append(dst, f.name...)
@@ -320,7 +321,7 @@ var (
 			breaks("Read", string(b))
 			return &fragile{string(b)}, nil
 		}})
-	breaksAt string // what breaks panics at
+	breaksAt string // the function and the localpart at which breaks panics
 )
 
 // breaks panics in the function of that name at the address whose localpart this is, once.
@@ -336,9 +337,9 @@ func loadThings(api *session.API) error {
 	b := api.Hooks.Serve(things)
 	b.New = func(*session.LoopRouter, *session.Entity) any { return new(fragile) }
 	b.Cold = func(*session.Entity) bool { return false }
-	b.MarshalLive = func(e *session.Entity, dst []byte) []byte { breaks("Carry", e.JID().Local()); return dst }
+	b.MarshalLive = func(e *session.Entity, dst []byte) []byte { breaks("Marshal", e.JID().Local()); return dst }
 	b.RestoreLive = func(_ *session.LoopRouter, e *session.Entity, _ []byte) error {
-		breaks("Adopt", e.JID().Local())
+		breaks("Restore", e.JID().Local())
 		return nil
 	}
 	api.Hooks.Make.Add(api.Module, session.Deliver, func(ev *session.Stanza) session.Verdict {
@@ -348,18 +349,20 @@ func loadThings(api *session.API) error {
 		return session.Pass
 	})
 	api.Hooks.Bound.Add(api.Module, session.Deliver, func(_ *session.LoopRouter, s *session.Session) {
-		fragileSlot.Set(s, &fragile{s.JID().Local()})
+		fragileVar.Set(s, &fragile{s.JID().Local()})
 	})
 	api.Hooks.Hibernated.Add(api.Module, session.Deliver, func(_ *session.LoopRouter, s *session.Session) {
-		breaks("Rested", s.JID().Local())
+		breaks("Hibernated", s.JID().Local())
 	})
 	return nil
 }
 
-// A panic in a module's function, while entities are written down or taken up, costs the one entity: the
-// others are written down, or taken up, and the one is counted as left, or is an error.
-func TestPanicInCarry(t *testing.T) {
-	for _, at := range []string{"Carry one", "Append juliet", "Rested juliet", "Adopt one", "Read juliet"} {
+// A panic in a module's function while entities are marshaled or restored costs that entity only: the others
+// are marshaled or restored, and that one is counted as left, or is an error.
+func TestPanicInMarshal(t *testing.T) {
+	for _, at := range []string{
+		"Marshal one", "Append juliet", "Hibernated juliet", "Restore one", "Read juliet",
+	} {
 		t.Run(at, func(t *testing.T) {
 			shelf := append([]session.Manifest{{Name: "of-the-test", Spec: "a test", New: func() session.Module {
 				return hooked(loadThings)
@@ -382,12 +385,12 @@ func TestPanicInCarry(t *testing.T) {
 				s.Settle()
 			}
 			var list [][]byte
-			carry := func() (names []string, left int) {
+			marshal := func() (names []string, left int) {
 				list = nil
 				in(func(l *session.LoopRouter) { left = l.MarshalEntities(func(b []byte) { list = append(list, b) }) })
 				for _, b := range list {
 					for _, name := range everything {
-						if i := strings.Index(string(b), name); i > 0 && i < 20 { // its address, which stands behind its kind
+						if i := strings.Index(string(b), name); i > 0 && i < 20 { // its address, which follows its kind
 							names = append(names, name)
 						}
 					}
@@ -395,15 +398,15 @@ func TestPanicInCarry(t *testing.T) {
 				slices.Sort(names)
 				return names, left
 			}
-			while := strings.HasPrefix(at, "Carry") || strings.HasPrefix(at, "Append")
+			while := strings.HasPrefix(at, "Marshal") || strings.HasPrefix(at, "Append")
 			if while {
 				breaksAt = at
-				if names, left := carry(); left != 1 || !slices.Equal(names, others) {
-					t.Errorf("%q are written down, and %d are left", names, left)
+				if names, left := marshal(); left != 1 || !slices.Equal(names, others) {
+					t.Errorf("%q are marshaled, and %d are left", names, left)
 				}
 			}
-			if names, left := carry(); left != 0 || !slices.Equal(names, everything) {
-				t.Fatalf("%q are written down, and %d are left", names, left)
+			if names, left := marshal(); left != 0 || !slices.Equal(names, everything) {
+				t.Fatalf("%q are marshaled, and %d are left", names, left)
 			}
 			if while {
 				return
@@ -421,7 +424,7 @@ func TestPanicInCarry(t *testing.T) {
 				}
 			})
 			if failed != 1 || breaksAt != "" {
-				t.Errorf("%d could not be taken up", failed)
+				t.Errorf("%d could not be restored", failed)
 			}
 			s.Advance(time.Minute)
 			s.Settle()

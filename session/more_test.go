@@ -82,7 +82,7 @@ func TestOffer(t *testing.T) {
 	if err != nil || !s.Router.Table.AddHost(service) {
 		t.Fatal("no service", err)
 	}
-	// Users do not log in there (RFC 6120 §4.9.3.6).
+	// Users do not log in there (RFC 6120 section 4.9.3.6).
 	c := s.Dial("stranger", 0)
 	c.Open("halls.localhost")
 	if got := c.Received(); !strings.Contains(got, "<host-unknown") || strings.Contains(got, "<features") {

@@ -146,7 +146,7 @@ func TestPanicInBroadcast(t *testing.T) {
 }
 
 // A panic in a callback that waits for a commit, or for a worker, costs that request, which is
-// answered (RFC 6120 §8.2.3). Other callbacks that wait go on.
+// answered (RFC 6120 section 8.2.3). Other callbacks that wait go on.
 func TestPanicWhereARequestWaits(t *testing.T) {
 	name := xmlstream.N("urn:of-the-test", "q")
 	for _, how := range []string{"commit", "worker"} {
@@ -539,8 +539,8 @@ func TestPanicInOutgoing(t *testing.T) {
 	works(t, s)
 }
 
-// If a hook panics at a contact of an account that is deleted, the contact is told again: rows
-// are erased when all contacts have been told.
+// If a hook panics at a contact of an account that is deleted, the contact is notified again: rows
+// are erased when all contacts have been notified.
 func TestPanicAtAContact(t *testing.T) {
 	panics := 0
 	s := withModule(t, sessiontest.Options{AllowPanics: true}, func(api *session.API) error {

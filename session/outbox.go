@@ -91,7 +91,7 @@ type OutboundStanza struct {
 	// queues the stanza makes the count; LoopRouter.Deliver (route.go), which knows the sessions, sets it.
 	deliveries **deliveryCount
 
-	// From and To are the addresses of a stanza that another entity has sent. Such a stanza waits behind those
+	// From and To are the addresses of a stanza that another entity has sent. Such a stanza waits after those
 	// that are queued (only presence is sent past a queue that is full), and it is routed again if the session
 	// ends before the client has it. Both are zero for elements that the server itself originates, as answers:
 	// these are not queued while the wire has room.
@@ -123,8 +123,8 @@ const (
 // The removal of a session (ending.go) needs the stored parts of its account. If the store cannot read them,
 // the removal is tried again: after firstUnbindRetry ticks (a second), then after twice as many each time, up
 // to maxUnbindRetry (64 seconds). After maxUnbindTries tries, some five minutes, the session is removed
-// without its contacts being told: an account that is permanently unreadable must not keep its sessions, and
-// the work of reading it, forever.
+// without a notification of its contacts: an account that is permanently unreadable must not keep its
+// sessions, and the work of reading it, forever.
 const (
 	firstUnbindRetry = 10
 	maxUnbindRetry   = 640
@@ -541,7 +541,7 @@ func (s *Session) Outbox(f func(o Outbox)) {
 func (out Outbox) Append(p OutboundStanza) (ok bool) { return out.accepts() && out.write(p) }
 
 // Defer keeps a copy of p until [Outbox.Flush]. It returns false, and keeps nothing, if p comes
-// from a [Source] (which would be told that the client took it) or if the bounds are reached:
+// from a [Source] (which would be notified that the client took it) or if the bounds are reached:
 // 1,000 elements or 1 MiB. If the session ends first, deferred stanzas of other entities are
 // routed again.
 func (out Outbox) Defer(p OutboundStanza) (ok bool) {
@@ -665,7 +665,7 @@ func (out Outbox) backlogged() bool {
 }
 
 // requestTakenDrain requests a drain notification for what f has in flight, and remembers how much that
-// is: when it arrives, Session.drained tells the source that that many elements were taken
+// is: when it arrives, Session.drained notifies the source that so many elements were taken
 // ([Source.Taken]). It does nothing if a notification is pending, as drained calls it again for what is
 // in flight then.
 func (out Outbox) requestTakenDrain(f *activeSource) {

@@ -16,7 +16,7 @@ import (
 )
 
 // A peer that has no room for what the server itself sends on its stream does not read: the
-// stream ends with policy-violation (RFC 6120 §4.9.3.14), which is counted, and does not go on
+// stream ends with policy-violation (RFC 6120 section 4.9.3.14), which is counted, and does not go on
 // with an element missing.
 func TestNoRoomForANonza(t *testing.T) {
 	name := xmlstream.N("urn:of-the-test", "r")
@@ -64,8 +64,8 @@ func keepsHibernating(api *session.API) error {
 	return nil
 }
 
-// A hibernating session with a full queue ends: the kernel removes it, its contacts are told (RFC
-// 6121 §4.5.2), the limit is counted, and its unsent messages are stored, in order.
+// A hibernating session with a full queue ends: the kernel removes it, its contacts are notified (RFC
+// 6121 section 4.5.2), the limit is counted, and its unsent messages are stored, in order.
 func TestRestingSessionThatIsFull(t *testing.T) {
 	for name, n := range map[string]int{"bytes": 250_000, "elements": 100} {
 		t.Run(name, func(t *testing.T) {
@@ -200,7 +200,7 @@ func reads(s *sessiontest.Server, c *sessiontest.Client, n int) (got string) {
 }
 
 // A Source of any length does not fill the outbox of a client that reads slowly. The source is
-// told what the socket has taken, and not before. A live message and presence of others come in
+// notified of what the socket has taken, and not before. A live message and presence of others come in
 // between, or after it if it blocks live messages.
 func TestSource(t *testing.T) {
 	for _, ahead := range []bool{false, true} {
@@ -272,7 +272,7 @@ func TestSourcesTakeTurns(t *testing.T) {
 	}
 }
 
-// A Source ends once, and is told why: with its stream, whether the session ends or hibernates;
+// A Source ends once, with the reason: with its stream, whether the session ends or hibernates;
 // with its last element; when it is not wanted any more; when it panics, which costs nothing
 // else. The session goes on.
 func TestSourceEnds(t *testing.T) {

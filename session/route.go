@@ -7,7 +7,7 @@ import (
 
 // deliver routes the mail of the loop in order, until none is left; what is mailed in the
 // meantime comes after it. Before each envelope it pulls from the sources that schedulePull has
-// noted. When the queue is empty it tells the entities that have sent directly (directDelivered),
+// noted. When the queue is empty it notifies the entities that have sent directly (directDelivered),
 // which may add more. No lock is held; a nested call does nothing.
 func (m *mailQueue) deliver() {
 	if m.delivering || m.next == len(m.envelopes) && len(m.directSenders) == 0 && len(m.pulls) == 0 {

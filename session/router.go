@@ -310,5 +310,5 @@ type ackWindow struct {
 // An ackEntry is one stanza of an ackWindow.
 type ackEntry struct {
 	open   bool // it is not settled
-	failed bool // something of it could not be stored; its sender was told
+	failed bool // something of it could not be stored; its sender was notified
 }

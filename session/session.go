@@ -140,7 +140,7 @@ type Wire interface {
 	Loop() *LoopRouter
 }
 
-// A Drainer is a [Wire] that buffers output: it takes elements faster than its peer reads them, and tells
+// A Drainer is a [Wire] that buffers output: it takes elements faster than its peer reads them, and notifies
 // when the peer's socket has taken them.
 type Drainer interface {
 	// NotifyDrain requests a call of [Stream.Drained], on the stream's loop and under no lock, when the socket

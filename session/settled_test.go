@@ -47,10 +47,10 @@ func lastAck(text string) string {
 	return all[len(all)-1][1]
 }
 
-// What a stanza makes an entity store is durable before its client is told that it was handled,
-// and so is what all stanzas before it made entities store (XEP-0198 §4: "handled" is the
+// What a stanza makes an entity store is durable before its client gets the ack for it,
+// and so is what all stanzas before it made entities store (XEP-0198 section 4: "handled" is the
 // server's promise).
-func TestPledges(t *testing.T) {
+func TestSettledInOrder(t *testing.T) {
 	var slow atomic.Bool
 	s := tracked(t, sessiontest.Options{Slow: func() time.Duration {
 		if slow.Load() {
@@ -83,7 +83,7 @@ func TestPledges(t *testing.T) {
 
 // A stanza that is refused before it is routed, or with a commit that fails, counts as handled:
 // its sender has an error.
-func TestPledgesThatFail(t *testing.T) {
+func TestSettledWithAnError(t *testing.T) {
 	var flaky storetest.Flaky
 	s := tracked(t, sessiontest.Options{Fault: flaky.Fault})
 	romeo := s.Login("romeo", "romeo@localhost/orchard")
@@ -181,7 +181,7 @@ func (fullStore) Full() bool { return true }
 
 // A stream has a bounded number of unsettled stanzas: at the bound nothing is read from its
 // client until some are settled.
-func TestPledgesAreBounded(t *testing.T) {
+func TestUnsettledAreBounded(t *testing.T) {
 	var slow atomic.Bool
 	lim := session.DefaultLimits()
 	lim.Rate = 0
@@ -236,7 +236,7 @@ func TestResumption(t *testing.T) {
 
 // A session that hibernates, is resumed, and hibernates again, is kept for as long the second
 // time as the first: the time in which a client may resume begins with the loss of its connection
-// (XEP-0198 §5).
+// (XEP-0198 section 5).
 func TestResumptionTwice(t *testing.T) {
 	s := tracked(t, sessiontest.Options{})
 	juliet := s.Login("juliet", "juliet@localhost/balcony")
@@ -255,8 +255,8 @@ func TestResumptionTwice(t *testing.T) {
 	}
 }
 
-// A client resumes the session that it names (XEP-0198 §5, previd), whichever other device of the
-// account hibernates, and is told that it was resumed before anything else.
+// A client resumes the session that it names (XEP-0198 section 5, previd), whichever other device of the
+// account hibernates, and gets <resumed/> before anything else.
 func TestResumptionByName(t *testing.T) {
 	s := tracked(t, sessiontest.Options{})
 	romeo := s.Login("romeo", "romeo@localhost/orchard")
@@ -289,7 +289,7 @@ func TestResumptionByName(t *testing.T) {
 }
 
 // If a hibernating session cannot be resumed because a decision has ended it, its client is told
-// <failed/> and not <resumed/>, and may bind a resource on the same stream (XEP-0198 §5).
+// <failed/> and not <resumed/>, and may bind a resource on the same stream (XEP-0198 section 5).
 func TestResumptionOfWhatHasEnded(t *testing.T) {
 	var flaky storetest.Flaky
 	s := tracked(t, sessiontest.Options{Fault: flaky.Fault})
@@ -359,10 +359,10 @@ type stalled struct {
 func (s *stalled) LastSettled() session.Ticket { return min(s.committer.LastSettled(), s.upTo) }
 
 // What a stanza makes an entity store after an Await, or in the callback of a commit, counts for
-// that stanza like all else: it is not acknowledged before that is durable (XEP-0198 §4).
-func TestPledgesOfWhatComesLater(t *testing.T) {
+// that stanza like all else: it is not acknowledged before that is durable (XEP-0198 section 4).
+func TestSettledAfterAwait(t *testing.T) {
 	name := xmlstream.N("urn:of-the-test", "q")
-	rows := store.NewLog[string]("test-pledges", '|', 1)
+	rows := store.NewLog[string]("test-settled", '|', 1)
 	for _, how := range []string{"Await, then Record", "Commit in a Commit", "Record in a Commit"} {
 		t.Run(how, func(t *testing.T) {
 			var s *sessiontest.Server
@@ -433,7 +433,7 @@ func TestPledgesOfWhatComesLater(t *testing.T) {
 
 // A stanza with a commit that fails together with the batch that creates its entity could not be
 // stored: its sender gets an error, and it is counted so.
-func TestPledgeOfWhatIsNotBorn(t *testing.T) {
+func TestSettledBeforeCreation(t *testing.T) {
 	failed := 0
 	count := hooked(func(api *session.API) error {
 		api.Hooks.Settled.Add(api.Module, session.Deliver, func(_ *session.Stream, _ uint32, n int) { failed += n })

@@ -47,7 +47,7 @@ func inOrder(t *testing.T, list []string, n int) {
 
 // A client reads slowly, more waits for it than the wire takes, and it sends a request, so that
 // its own stream waits for the socket too. All arrives in order, in each of several such phases,
-// and a Source is told of no element as taken that the client has not read.
+// and a Source is notified of no element as taken that the client has not read.
 func TestSlowClientThatAsks(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{Limits: unbounded()})
 	juliet, romeo := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x")
@@ -158,7 +158,7 @@ func TestRefusalsHaveABound(t *testing.T) {
 
 // Queued stanzas for a client that reads again wait until its account can be read: they are
 // neither lost nor forgotten.
-func TestHeldWhileTheAccountCannotBeRead(t *testing.T) {
+func TestQueuedWhileTheAccountCannotBeRead(t *testing.T) {
 	var flaky storetest.Flaky
 	s := sessiontest.New(t, sessiontest.Options{Limits: unbounded(), Fault: flaky.Fault})
 	juliet, romeo := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x")
@@ -186,8 +186,8 @@ func TestHeldWhileTheAccountCannotBeRead(t *testing.T) {
 	inOrder(t, numbered(got), 140)
 }
 
-// A stanza has one answer, even if a module stores its outcome and that fails (RFC 6120 §8.2.3,
-// §8.3.1). What a module stores of it at its sender suppresses no later answer.
+// A stanza has one answer, even if a module stores its outcome and that fails (RFC 6120 section 8.2.3,
+// Section 8.3.1). What a module stores of it at its sender suppresses no later answer.
 func TestAnswersOfABatchThatFails(t *testing.T) {
 	rows := store.NewMap[string, []byte]("of-the-test", '~', 1)
 	var flaky storetest.Flaky
@@ -291,8 +291,8 @@ func TestFlushOfWhatIsNotTaken(t *testing.T) {
 	inOrder(t, numbered(reads(s, juliet, -1)), 3)
 }
 
-// Messages for which there was no room when a Source ended are sent when there is room again.
-func TestHeldWhereASourceEnds(t *testing.T) {
+// Messages that did not fit into the output buffer when a Source ended are sent when they fit again.
+func TestQueuedWhenASourceEnds(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{Limits: unbounded()})
 	juliet, romeo := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x")
 	juliet.Send("<presence/>")

@@ -11,7 +11,7 @@ import (
 // of the stream runs pull. It takes the first source (nextSource), asks it for elements under no lock
 // (fetch), and gives them to the client under the account's lock (sendAll), until LowWaterMark bytes are in
 // flight, the source has nothing yet, or the wire has no room. Then a drain notification of the wire
-// (Session.drained) tells the source what was taken and continues the pull.
+// (Session.drained) notifies the source of what was taken and continues the pull.
 
 // A Source gives many elements to one session, one after another: stored messages, the pages of an
 // archive, the occupants of a room. It is asked for an element while less than [LowWaterMark] bytes are in
@@ -358,7 +358,7 @@ func (s *Session) endSources(l *LoopRouter, why SourceEndReason) {
 
 // drained is called when the client's socket has taken everything that the stream ref had sent.
 // If it is the last notification that was requested, the outbox is no longer blocked, the source
-// is told what was taken (afterDrain), and the queue is flushed. An older notification, or one of
+// is notified of what was taken (afterDrain), and the queue is flushed. An older notification, or one of
 // an earlier stream, does nothing. On the loop of the stream, under no lock.
 func (s *Session) drained(l *LoopRouter, ref StreamRef) {
 	out := s.lockOutbox()
@@ -439,7 +439,7 @@ func retryAfterDrain(l *LoopRouter, s *Session, ref StreamRef, tries int) {
 	}
 }
 
-// advance tells f that the client has taken so many elements, finishes it if it has ended and
+// advance notifies f of so many elements that the client has taken, finishes it if it has ended and
 // that was all, and flushes the queue if no source blocks it. err is why the account could not be
 // read: then f fails. It returns true if a source is to be asked. Under the account's lock.
 func advance(l *LoopRouter, s *Session, f *activeSource, taken int, err error) (again bool) {

@@ -53,7 +53,7 @@ const turnBudget = 50
 // stream is parked. The front door keeps the rest, and feeds it again, before newer input, once unpark
 // has resumed the transport. overhead is how many bytes the transport received besides p: padding of TLS
 // records, and records without data (attacks K33, K34). They count for the peer's rate as p does. over is
-// true if the peer has exceeded its rate limit: the stream is parked for that, and the front door tells
+// true if the peer has exceeded its rate limit: the stream is parked for that, and the front door notifies
 // the reactor, which throttles the connection's parked input. Feed does not keep p. A closing stream
 // takes and drops everything. On the stream's loop, under no lock.
 func (st *Stream) Feed(p []byte, overhead int) (used int, over bool) {
@@ -144,7 +144,7 @@ func (st streamReader) pauseUntilDrained() {
 	st.transport.NotifyDrain()
 }
 
-// Drained tells st that the socket has taken everything that was sent before
+// Drained notifies st that the socket has taken everything that was sent before
 // [Drainer.NotifyDrain]. Reading continues, and the session continues with its queue and its
 // sources. The transport calls it on the stream's loop, under no lock.
 func (st *Stream) Drained() {

@@ -12,7 +12,7 @@ import (
 type elsewhere struct{ session.Wire }
 
 // Streams of two nodes, or of two starts of one, may have the same number. A stream that has lost
-// its session neither acts for it any more nor ends it when its connection is lost (XEP-0198 §5:
+// its session neither acts for it any more nor ends it when its connection is lost (XEP-0198 section 5:
 // the former stream is closed).
 func TestStreamsAreComparedWhole(t *testing.T) {
 	for name, other := range map[string]func(ref *session.StreamRef){

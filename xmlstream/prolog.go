@@ -78,8 +78,11 @@ func (t *tree) prolog(final bool) status {
 	}
 }
 
-// declaration checks the XML declaration d (XML 1.0 section 2.8), from "<?" to ">": version 1.0, then an
-// encoding, which must be UTF-8, then standalone; the last two may be missing. step is how far it came.
+// declaration checks the XML declaration d (XML 1.0 section 2.8), from "<?" to ">". Its steps: check the
+// closing "?>", then read one pseudo-attribute after the other: version 1.0, then an encoding, which must be
+// UTF-8, then standalone; the last two may be missing. step is the number of the last one that it has read.
+// It returns statusDone, or the status of the error: UnsupportedEncoding for another encoding, else
+// NotWellFormed.
 func (t *tree) declaration(d []byte) status {
 	if len(d) < 2 || d[len(d)-2] != '?' {
 		return t.fail(t.pos, NotWellFormed, "broken XML declaration")

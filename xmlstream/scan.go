@@ -62,7 +62,7 @@ import "unicode/utf8"
 // Words: scope is the number of the last namespace declaration in force, counted from 1 in t.nsDecls; 0 means
 // that none of this element is. nsOuter stands for the default namespace of the stream header. Copying an
 // element verbatim means sending its bytes as they came; the flags NotVerbatim mark bytes that have to be
-// written anew, as CDATA sections.
+// written again, as CDATA sections.
 
 // scan continues with the element in t.buf and fills t. It is the only caller of step. It returns
 //
@@ -98,7 +98,7 @@ func (t *tree) scan(lim *Limits, final bool) status {
 //  1. Continue at the label that belongs to t.state.
 //  2. text: skip plain character data, and check references, UTF-8 and "]]>".
 //  3. cdata: a CDATA section (scanCDATA).
-//  4. tag: store the position; tell the kinds of tags apart.
+//  4. tag: store the position; find the kind of the tag.
 //  5. A start tag: its name, its limits, its attributes. When it is complete: resolve its prefixes, append
 //     its node, link the node to its parent.
 //  6. endTag: compare the name with that of the open element, and close that.

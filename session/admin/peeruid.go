@@ -29,7 +29,7 @@ func peerUID(c net.Conn) (uid int, err error) {
 	return int(cred.Uid), nil
 }
 
-// ownerUID returns the owner of a file; -1 if the system does not tell.
+// ownerUID returns the owner of a file; -1 if the system does not say.
 func ownerUID(fi os.FileInfo) int {
 	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
 		return int(st.Uid)

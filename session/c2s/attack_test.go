@@ -386,7 +386,7 @@ func TestAttackX04Door(t *testing.T) {
 }
 
 // K20: where the engine can't pause, a client that floods beyond its rate and what may be kept for it
-// is told why it ends.
+// gets the reason why it ends.
 func TestAttackK20NoPause(t *testing.T) {
 	lim := session.DefaultLimits()
 	lim.Rate, lim.RateBurst = 10_000, 20_000

@@ -171,7 +171,7 @@ func (d *Handler) OnClose(c *reactor.Conn, err error) {
 	d.ReleaseAddress(remote)
 }
 
-// OnShutdown tells a client that the server shuts down (RFC 6120 section 4.9.3.20). The
+// OnShutdown notifies a client that the server shuts down (RFC 6120 section 4.9.3.20). The
 // connection's loop.
 func (d *Handler) OnShutdown(c *reactor.Conn) {
 	if st, ok := c.HandlerState.(*session.Stream); ok {

@@ -13,7 +13,8 @@ const (
 	toUs      = " to='localhost' version='1.0'>"
 )
 
-// The headers of RFC 6120 §4.8.2 that do not make the content namespace the default, each with its end tag.
+// The headers of RFC 6120 section 4.8.2 that do not make the content namespace the default, each with its end
+// tag.
 var explicit = map[string][2]string{
 	"streams as default namespace": {"<stream xml:lang='en' xmlns='" + nsStreams + "'" + toUs, "</stream>"},
 	"no default namespace": {"<stream:stream xmlns:stream='" + nsStreams + "'" + toUs,
@@ -24,8 +25,8 @@ var explicit = map[string][2]string{
 		"</stream >"},
 }
 
-// RFC 6120 §4.8.2: a header need not make the content namespace the default, if each element declares its
-// own, as in prefix-free canonicalization. Others get such stanzas as they get any.
+// RFC 6120 section 4.8.2: a header need not make the content namespace the default, if each element declares
+// its own, as in prefix-free canonicalization. Others get such stanzas as they get any.
 func TestExplicitNamespaces(t *testing.T) {
 	for name, h := range explicit {
 		t.Run(name, func(t *testing.T) {
@@ -100,8 +101,8 @@ func TestExplicitNamespaces(t *testing.T) {
 	}
 }
 
-// RFC 6120 §4.8.2, §4.9.3.10: a default namespace other than the content namespace and that of streams is
-// refused, and so is a stanza in no namespace of ours, on a stream that gives it none.
+// RFC 6120 section 4.8.2, section 4.9.3.10: a default namespace other than the content namespace and that of
+// streams is refused, and so is a stanza in no namespace of ours, on a stream that gives it none.
 func TestForeignNamespaces(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{})
 	for _, ns := range []string{"jabber:server", "jabber:component:accept", "urn:other", nsStreams + "/"} {

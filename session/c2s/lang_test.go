@@ -9,8 +9,8 @@ import (
 )
 
 // A stanza without xml:lang has that of its sender's stream wherever it goes, as its bytes are passed on
-// without the stream around them (RFC 6120 §8.1.5); one that has its own keeps it, and an empty one says
-// that there is none. A stanza that used a prefix of the sender's header comes with its declaration, and
+// without the stream around them (RFC 6120 section 8.1.5); one that has its own keeps it, and an empty one
+// says that there is none. A stanza that used a prefix of the sender's header comes with its declaration, and
 // one that is written again has the same.
 func TestStreamLang(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{})

@@ -157,7 +157,7 @@ func TestAttackK50(t *testing.T) {
 	if len(places) < 48 {
 		t.Errorf("64 addresses that meet in one cache have %d places in another", len(places))
 	}
-	// And what shares a slot is spread by the cache.
+	// The cache spreads addresses of one partition too.
 	places, met = map[int]bool{}, 0
 	for i := 0; met < 64; i++ {
 		raw := []byte("mallory" + itoa(i) + "@example.org")
@@ -167,7 +167,7 @@ func TestAttackK50(t *testing.T) {
 		}
 	}
 	if len(places) < 48 {
-		t.Errorf("64 addresses of one slot have %d places in a cache", len(places))
+		t.Errorf("64 addresses of one partition have %d places in a cache", len(places))
 	}
 }
 
@@ -195,7 +195,7 @@ func TestAttackK51(t *testing.T) {
 		{"\ufb00", ""},                               // ligature ff
 		{"\u03a3\u0391\u03a3", "\u03c3\u03b1\u03c3"}, // lower case without context
 		{"\u03c3\u03b1\u03c3", "\u03c3\u03b1\u03c3"},
-		{"\u03c3\u03b1\u03c2", "\u03c3\u03b1\u03c2"}, // RFC 7622 §3.5: not mapped
+		{"\u03c3\u03b1\u03c2", "\u03c3\u03b1\u03c2"}, // RFC 7622 section 3.5: not mapped
 		{"\u0130x", "i\u0307x"},
 		{"i\u0307x", "i\u0307x"},
 		{"\u13a0", "\uab70"}, // Cherokee
@@ -250,7 +250,7 @@ func TestAttackK53(t *testing.T) {
 	}
 }
 
-// Escapes have no meaning here, and separators count in the order of RFC 7622 §3.1.
+// Escapes have no meaning here, and separators count in the order of RFC 7622 section 3.1.
 func TestAttackK54(t *testing.T) {
 	for _, c := range []struct{ in, local, domain, resource string }{
 		{`a\20b@h`, `a\20b`, "h", ""},
@@ -280,7 +280,7 @@ func TestAttackK54(t *testing.T) {
 }
 
 // Partition is FNV-1a of the standard library, finished as documented.
-func TestSlotFormula(t *testing.T) {
+func TestPartitionFormula(t *testing.T) {
 	for _, in := range []string{"a@b", "juliet@example.com/x", "b\u00fccher.example"} {
 		j := mustParse(t, in)
 		f := fnv.New64a()
@@ -379,7 +379,7 @@ func checkJID(t interface {
 		t.Errorf("%+q: New of its parts is %+q, %v", in, built.String(), err)
 	}
 	if j.Partition() >= Partitions || j.Bare().Partition() != j.Partition() {
-		t.Errorf("%+q: slot %d", in, j.Partition())
+		t.Errorf("%+q: partition %d", in, j.Partition())
 	}
 }
 

@@ -184,7 +184,7 @@ func prepareIDN(raw string) ([]byte, error) {
 	if !utf8.ValidString(raw) { // x/text relies on valid UTF-8
 		return nil, errUTF8
 	}
-	// The separators first (RFC 5895 §2.4), then width, so that both see whole labels.
+	// The separators first (RFC 5895 section 2.4), then width, so that both see whole labels.
 	text := make([]byte, 0, len(raw))
 	for _, r := range raw {
 		switch r {
@@ -221,7 +221,7 @@ func prepareIDN(raw string) ([]byte, error) {
 			b = append(b, '.')
 		}
 	}
-	// RFC 5893 §2: in a domain with a right-to-left label, no label begins with a digit.
+	// RFC 5893 section 2: in a domain with a right-to-left label, no label begins with a digit.
 	if rtl && ldhDigit {
 		return nil, errLabelBidi
 	}
@@ -272,9 +272,9 @@ func appendLabel(b, label []byte) ([]byte, error) {
 		return b, nil
 	}
 	if l[0] != 'x' || l[1] != 'n' {
-		return b[:n], errLabelHyphen // reserved (RFC 5890 §2.3.1)
+		return b[:n], errLabelHyphen // reserved (RFC 5890 section 2.3.1)
 	}
-	// RFC 5891 §5.4: the A-label must be what its U-label encodes to, or two names would be one host.
+	// RFC 5891 section 5.4: the A-label must be what its U-label encodes to, or two names would be one host.
 	u, ok := punyDecode(l[4:])
 	if !ok {
 		return b[:n], errLabelPuny
@@ -316,7 +316,8 @@ func appendULabel(b, u []byte) ([]byte, error) {
 	case u[0] == '-', u[len(u)-1] == '-':
 		return b, errLabelHyphen
 	}
-	// RFC 5891 §4.2.3.1 and §4.2.3.2: no "--" in the third and fourth place, no combining mark at the front.
+	// RFC 5891 sections 4.2.3.1 and 4.2.3.2: no "--" in the third and fourth place, no combining mark at the
+	// front.
 	i := 0
 	for pos := 0; i < len(u) && pos < 2; pos++ {
 		_, n := utf8.DecodeRune(u[i:])

@@ -96,7 +96,7 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
-// Only the places of the separators tell parts with separators apart.
+// Only the places of the separators distinguish parts with separators.
 func TestDistinct(t *testing.T) {
 	seen := map[JID]string{}
 	for _, in := range []string{"b", "a@b", "a@b/c", "b/c", "b/a@b", "b/a@b/c", "a@b/c/d", "a@b/@", "b/@"} {
@@ -118,7 +118,7 @@ func TestSize(t *testing.T) {
 }
 
 // Partition is frozen: stored ids contain it. A change here loses every account of every server.
-func TestSlotGolden(t *testing.T) {
+func TestPartitionGolden(t *testing.T) {
 	for _, c := range []struct {
 		in   string
 		want uint16
@@ -140,21 +140,21 @@ func TestSlotGolden(t *testing.T) {
 			t.Errorf("{%q, %d},", c.in, got)
 		}
 		if j.Partition() != j.Bare().Partition() {
-			t.Errorf("%q: the resource is in the slot", c.in)
+			t.Errorf("%q: the resource is in the partition", c.in)
 		}
 	}
 }
 
-func TestSlotSpread(t *testing.T) {
-	var slots [Partitions]int
+func TestPartitionSpread(t *testing.T) {
+	var counts [Partitions]int
 	const n = 1 << 18
 	for i := range n {
-		slots[mustParse(t, "user"+itoa(i)+"@example.org").Partition()]++
+		counts[mustParse(t, "user"+itoa(i)+"@example.org").Partition()]++
 	}
-	// 64 a slot; 4,096 slots stay within 6 standard deviations of it.
-	for s, k := range slots {
+	// 64 a partition; 4,096 partitions stay within 6 standard deviations of it.
+	for s, k := range counts {
 		if k < 64-48 || k > 64+48 {
-			t.Errorf("slot %d has %d of %d", s, k, n)
+			t.Errorf("partition %d has %d of %d", s, k, n)
 		}
 	}
 }

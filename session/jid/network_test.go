@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// A domain has one name among addresses (RFC 7622 §3.2) and one on the network (RFC 5890 §2.3.2.1, RFC 5952),
-// whatever spelling it is given in.
+// A domain has one name among addresses (RFC 7622 section 3.2) and one on the network (RFC 5890 section
+// 2.3.2.1, RFC 5952), whatever spelling it is given in.
 func TestNetworkName(t *testing.T) {
 	for _, c := range []struct{ in, domain, network string }{
 		{"example.org", "example.org", "example.org"},

@@ -347,7 +347,7 @@ func TestAttackS07(t *testing.T) {
 		s.Condition != NotAuthorized || s.Reason != "wrong nonce" {
 		t.Errorf("proof over another nonce: %+v", s)
 	}
-	// RFC 6120 §6.4.2: base64, strictly.
+	// RFC 6120 section 6.4.2: base64, strictly.
 	for _, bad := range []string{" biwsbj1hLHI9eA==", "biws bj1hLHI9eA==", "biwsbj1hLHI9eA==\n",
 		"biwsbj1hLHI9eA", "biwsbj1hLHI9eA=", "biwsbj1hLHI9eB==", "!!!!", "biwsbj1hLHI9eA==biws", "==", "\xff",
 		"biws\r\nbj1hLHI9eA=="} {
@@ -459,7 +459,7 @@ func TestAttackK66(t *testing.T) {
 		}
 		salts[s] = fmt.Sprint(c)
 	}
-	// That an account is banned is told to its owner only.
+	// Only the owner of an account learns that it is banned.
 	c := &Client{Mechanism: ScramSHA256, Username: "banned", Password: SecretString("pw"), Rand: rand.Reader}
 	if _, err := login(c, config(t, ChannelBinding{}), users); err != AccountDisabled {
 		t.Error(err)
@@ -680,7 +680,7 @@ func FuzzClient(f *testing.F) {
 
 // A password with two forms is compared twice. A server that has no time for the second derivation has
 // compared the first, and the client that hears temporary-auth-failure knows that it was wrong: that is a
-// guess, where the same condition before any comparison is none (RFC 6120 §6.5.11).
+// guess, where the same condition before any comparison is none (RFC 6120 section 6.5.11).
 func TestAttackGuessOnBusyServer(t *testing.T) {
 	users := map[string]Credentials{"a": {Keys: keysOf(t, "pw")}}
 	for _, c := range []struct {

@@ -129,7 +129,7 @@ func TestSaltedIsEnough(t *testing.T) {
 	}
 }
 
-// The exchanges printed in RFC 5802 §5 and RFC 7677 §3.
+// The exchanges printed in RFC 5802 section 5 and RFC 7677 section 3.
 func TestVectors(t *testing.T) {
 	for _, c := range []struct {
 		mech                       Mechanism
@@ -355,7 +355,8 @@ func TestNewOffer(t *testing.T) {
 	}
 }
 
-// RFC 4013 §3 gives the first seven; the others are one for each step, and what is left to OpaqueString.
+// RFC 4013 section 3 gives the first seven; the others are one for each step, and what is left to
+// OpaqueString.
 func TestSASLprep(t *testing.T) {
 	for _, c := range []struct {
 		in, want string

@@ -79,7 +79,7 @@ func saslPrep(password []byte) ([]byte, bool) {
 			firstRight = lastRight
 		}
 	}
-	if right && (left || !firstRight || !lastRight) { // RFC 3454 §6
+	if right && (left || !firstRight || !lastRight) { // RFC 3454 section 6
 		return nil, false
 	}
 	return b, true

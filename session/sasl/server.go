@@ -37,7 +37,7 @@ type Credentials struct {
 	// Keys are the account's. Empty: there is no such account, or it has no password.
 	Keys Keys
 	// Denied is why the account may not log in: AccountDisabled, CredentialsExpired, MechanismTooWeak. Only a
-	// client that has proved the password is told.
+	// client that has proved the password gets it.
 	Denied Condition
 }
 

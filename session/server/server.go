@@ -151,14 +151,14 @@ func (s *Server) Start(r *reactor.Reactor) error {
 }
 
 // eraseDeleted finishes the deletions that the store lists. Entities that are no accounts are
-// erased at once, as they have no contacts. The contacts of accounts have to be told first, one
+// erased at once, as they have no contacts. The contacts of accounts have to be notified first, one
 // account after another: the callback of each starts the next. It returns before they are done.
 func (s *Server) eraseDeleted() error {
 	var gone []store.DeletedAccount
 	snap := s.DB.Snapshot()
 	defer snap.Close()
 	if err := s.DB.Entities().Deleted(snap, func(e store.Entry) bool {
-		if e.Kind != store.KindAccount { // only accounts have contacts to be told
+		if e.Kind != store.KindAccount { // only accounts have contacts to be notified
 			s.DB.Entities().Erase(e.ID)
 		}
 		return true

@@ -134,7 +134,7 @@ func TestDeletedAccount(t *testing.T) {
 	}
 }
 
-// A contact that is logged in is told at once.
+// A contact that is logged in is notified at once.
 func TestDeletedAccountIsHeardOf(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{})
 	romeo, _ := friends(t, s)
@@ -217,8 +217,8 @@ func noFriend(t *testing.T, s *sessiontest.Server) {
 	}
 }
 
-// A read or a write that fails while contacts are told only delays it: nothing is erased before all of
-// them are told.
+// A read or a write that fails while contacts are notified only delays it: nothing is erased before all of
+// them are notified.
 func TestDeletedAccountOnFlakyStore(t *testing.T) {
 	for name, break1 := range map[string]func(f *faults, s *sessiontest.Server){
 		"a contact's write": func(f *faults, s *sessiontest.Server) { f.writes.Store(1) },
@@ -255,7 +255,7 @@ func TestDeletedAccountOnFlakyStore(t *testing.T) {
 	}
 }
 
-// A contact that has blocked the deleted account is told too: when it unblocks the address, another user
+// A contact that has blocked the deleted account is notified too: when it unblocks the address, another user
 // may have it.
 func TestDeletedAccountOfABlockedContact(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{})
@@ -333,7 +333,7 @@ func TestLoginOfADeletedAccount(t *testing.T) {
 	s.Settle()
 	c.Send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGp1bGlldAByMG0zMA==</auth>")
 	s.Settle()
-	// Deleted by another process, which can't tell the server.
+	// Deleted by another process, which can't notify the server.
 	if _, err := s.DB.Accounts().Delete(context.Background(), "localhost", "juliet"); err != nil {
 		t.Fatal(err)
 	}
@@ -348,7 +348,7 @@ func TestLoginOfADeletedAccount(t *testing.T) {
 }
 
 // The next owner of a name gets nothing that a session of the deleted account had queued.
-func TestHeldOfADeletedAccount(t *testing.T) {
+func TestQueuedForADeletedAccount(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{})
 	romeo := s.Login("romeo", "romeo@localhost/orchard")
 	s.AddAccount("juliet@localhost")

@@ -347,7 +347,7 @@ func befriend(s *Server, a, b *Client) {
 }
 
 // A session whose account can't be loaded when its connection is lost is ended once, as soon as possible,
-// and its contacts are told.
+// and its contacts are notified.
 func TestTeardownOnFlakyStore(t *testing.T) {
 	for _, how := range []string{"lost", "ended", "kicked"} {
 		t.Run(how, func(t *testing.T) {

@@ -6,7 +6,7 @@ import (
 )
 
 // A change for which the store is known to have no space is refused before any other entity or session is
-// told of it: the sender gets resource-constraint of type wait (RFC 6120 section 8.3.3.18), and no other
+// notified of it: the sender gets resource-constraint of type wait (RFC 6120 section 8.3.3.18), and no other
 // client gets anything. When there is space again, all is as before.
 func TestFullStoreTellsNoOther(t *testing.T) {
 	const refused = "<error type='wait'><resource-constraint " +

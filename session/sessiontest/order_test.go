@@ -34,7 +34,7 @@ var (
 // presence and answers have the number of the last message before them.
 type view struct {
 	mu   sync.Mutex
-	in   bool   // it was told that it is an occupant
+	in   bool   // it got the presence that it is an occupant
 	last uint64 // number of the last message
 	seen int
 	sent map[string]int // the number of the last message of each sender

@@ -24,7 +24,7 @@ func TestContactsOfAHostThatIsTakenAway(t *testing.T) {
 	}
 }
 
-// When a service host is removed, the occupants of its entities are told, and nothing of it stays in
+// When a service host is removed, the occupants of its entities are notified, and nothing of it stays in
 // memory. What is stored is there when the host comes back.
 func TestServiceHostThatIsTakenAway(t *testing.T) {
 	const (

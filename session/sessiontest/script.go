@@ -145,8 +145,11 @@ func (s *Server) streaming() bool {
 // nothingReceived is what collect returns if no client got anything.
 const nothingReceived = "(nothing)\n"
 
-// runStep runs one directive and returns what it shows in addition to what the clients get. An unknown
-// directive fails the test.
+// runStep runs one directive, settles the server, and returns the text that the directive shows in addition
+// to the clients' output: only "memory" shows one. body are the lines below the directive, which "sends"
+// and "cut" write to the client's connection. The cases are, in order: directives of the server and its
+// clock, then those that begin with the name of a client or act on one. An unknown directive, or a
+// duration that cannot be parsed, fails the test.
 func (s *Server) runStep(line string, body []string) (shown string) {
 	f := strings.Fields(line)
 	text := strings.Join(body, "\n")

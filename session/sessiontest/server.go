@@ -115,7 +115,10 @@ func New(tb testing.TB, opt Options) *Server {
 	return s
 }
 
-// start starts a kernel on the store. The simulated clock begins at a time.
+// start starts a kernel on the store; the simulated clock begins at at. Its steps: make the network, put the
+// slow store in place if the test has one, make the server with predictable ids and keys, apply the
+// configuration of the hosts, start the server, and wait until its first commits are durable. The slow
+// store keeps the clock skew of the one before a restart. An error fails the test.
 func (s *Server) start(at time.Time) {
 	s.TB.Helper()
 	opt := s.opt
@@ -207,7 +210,7 @@ func (s *Server) Reload() {
 // FS returns the file system of the store; after a crash it has what was synced.
 func (s *Server) FS() vfs.FS { return s.opt.FS }
 
-// Restart ends the server as SIGTERM does: it tells the clients and ends their sessions. Then another
+// Restart ends the server as SIGTERM does: it notifies the clients and ends their sessions. Then another
 // kernel starts on the same store. The clock goes on.
 func (s *Server) Restart() {
 	s.TB.Helper()

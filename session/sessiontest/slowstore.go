@@ -14,7 +14,7 @@ type slowStore struct {
 	inner     session.Committer
 	s         *Server
 	delay     func() time.Duration
-	skew      time.Duration  // by how much the modules' clock is behind the network's: runNext moves only that
+	skew      time.Duration  // by how much the modules' clock lags the network's: runNext moves only that
 	settled   session.Ticket // the last ticket that the kernel knows to be settled
 	announced session.Ticket // the last ticket for which an event is scheduled
 	events    []event        // delayed events, in no order

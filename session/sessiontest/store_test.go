@@ -87,7 +87,7 @@ func plain(t testing.TB) map[string]string {
 // Each name in the lists of exceptions is that of a conversation, so that no exception outlives it.
 func TestExceptions(t *testing.T) {
 	all := plain(t)
-	for _, list := range []map[string]string{notCarried, nowhereBound, notFlaky} {
+	for _, list := range []map[string]string{notSwapped, nowhereBound, notFlaky} {
 		for name, why := range list {
 			if all[name] == "" || why == "" {
 				t.Errorf("%q is no conversation, or has no reason", name)
@@ -126,8 +126,8 @@ func withKinds(opt Options) Options {
 var ofAStart = regexp.MustCompile(
 	`\(in memory: .*|<stanza-id xmlns='urn:xmpp:sid:0' id='[0-9a-z]{13}'|'(push|block)-\d+'| ver='\d+'|seconds='\d+'`)
 
-// notCarried are the conversations that are not played with another kernel, and why.
-var notCarried = map[string]string{
+// notSwapped are the conversations that are not played with another kernel, and why.
+var notSwapped = map[string]string{
 	"roster/roster": "it names a version of the roster that another start does not give",
 }
 
@@ -142,9 +142,9 @@ var nowhereBound = map[string]string{
 
 // Every conversation is the same if another kernel takes over before each step before which all streams
 // are bound; also on a slow store. Each conversation has at least one such step.
-func TestConversationsCarried(t *testing.T) {
+func TestConversationsSwapped(t *testing.T) {
 	for name, text := range plain(t) {
-		if notCarried[name] != "" {
+		if notSwapped[name] != "" {
 			continue
 		}
 		t.Run(name, func(t *testing.T) {
@@ -155,12 +155,12 @@ func TestConversationsCarried(t *testing.T) {
 					opt.Slow = lateBy(1)
 				}
 				mask := func(text string) string { return ofAStart.ReplaceAllString(byPair(text), "...") }
-				script, carries := converse(t, text, opt)
+				script, swaps := converse(t, text, opt)
 				if got, want := mask(script), mask(text); got != want {
 					t.Errorf("slow %v: %s", slow, difference(want, got))
 				}
-				if why := nowhereBound[name]; (carries == 0) != (why != "") {
-					t.Errorf("another kernel took over before %d steps; known of it: %q", carries, why)
+				if why := nowhereBound[name]; (swaps == 0) != (why != "") {
+					t.Errorf("another kernel took over before %d steps; known of it: %q", swaps, why)
 				}
 			}
 		})

@@ -40,10 +40,10 @@ const (
 	stressUsers = 16 // accounts that are kicked and deleted, on each of two hosts
 	stressFans  = 72 // contacts of one account: more than 64, so that its presence is a broadcast of all loops
 	stressSteps = 40 // steps of each of these users, times the size
-	// stressPatience is how long anything that must happen may take on a busy machine.
-	stressPatience = 60 * time.Second
-	stressHost     = "one.example"
-	stressOther    = "two.example" // removed and added again
+	// stressTimeout is how long anything that must happen may take on a busy machine.
+	stressTimeout = 60 * time.Second
+	stressHost    = "one.example"
+	stressOther   = "two.example" // removed and added again
 )
 
 var delayed = xmlstream.N("urn:xmpp:delay", "delay")
@@ -97,7 +97,7 @@ func (l *stressLog) Write(b []byte) (int, error) {
 
 // until waits for something that must happen, and reports whether it did.
 func until(happened func() bool) bool {
-	for end := time.Now().Add(stressPatience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(stressTimeout); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if happened() {
 			return true
 		}
@@ -246,7 +246,7 @@ func (x *stress) login(local, domain, resource string, steady bool) (*stressClie
 }
 
 func (c *stressClient) negotiate(local, domain, resource string) error {
-	c.conn.SetReadDeadline(time.Now().Add(stressPatience))
+	c.conn.SetReadDeadline(time.Now().Add(stressTimeout))
 	header := "<?xml version='1.0'?><stream:stream to='" + domain + "' version='1.0' xmlns='jabber:client' " +
 		"xmlns:stream='http://etherx.jabber.org/streams'>"
 	steps := []struct{ send, want string }{
@@ -354,7 +354,7 @@ func (c *stressClient) take(e xmlstream.Element) {
 	switch string(e.Local()) {
 	case "iq":
 		if typ == "get" { // another client's ping
-			c.conn.SetWriteDeadline(time.Now().Add(stressPatience))
+			c.conn.SetWriteDeadline(time.Now().Add(stressTimeout))
 			io.WriteString(c.conn, "<iq type='result' id='"+id+"' to='"+from+"'/>")
 			return
 		}
@@ -369,7 +369,7 @@ func (c *stressClient) take(e xmlstream.Element) {
 			delete(c.maybe, id)
 			return
 		}
-		// The answer to a stream that has ended goes to the next one of its address (RFC 6120 §10.5.4).
+		// The answer to a stream that has ended goes to the next one of its address (RFC 6120 section 10.5.4).
 		if stream, _, _ := strings.Cut(id, "-"); stream == fmt.Sprint(c.number) {
 			c.x.fault("%s has a second answer: %s", c.full, e.Raw())
 		}
@@ -430,7 +430,7 @@ func counted(e xmlstream.Element, child string) (stream string, n int) {
 }
 
 func (c *stressClient) send(text string) {
-	c.conn.SetWriteDeadline(time.Now().Add(stressPatience))
+	c.conn.SetWriteDeadline(time.Now().Add(stressTimeout))
 	if _, err := io.WriteString(c.conn, text); err != nil {
 		var ne net.Error
 		if errors.As(err, &ne) && ne.Timeout() {

@@ -96,7 +96,7 @@ func ParseType(k Kind, v []byte) Type {
 		case "error":
 			return TypeError
 		}
-		return TypeNone // RFC 6121 §5.2.2: an unknown type is "normal"
+		return TypeNone // RFC 6121 section 5.2.2: an unknown type is "normal"
 	case Presence:
 		switch string(v) {
 		case "":

@@ -15,11 +15,11 @@ func TestParseType(t *testing.T) {
 	}{
 		{stanza.Message, "", stanza.TypeNone},
 		{stanza.Message, "normal", stanza.TypeNone},
-		{stanza.Message, "shout", stanza.TypeNone}, // RFC 6121 §5.2.2: as "normal"
+		{stanza.Message, "shout", stanza.TypeNone}, // RFC 6121 section 5.2.2: as "normal"
 		{stanza.Message, "groupchat", stanza.TypeGroupchat},
 		{stanza.Presence, "", stanza.TypeNone},
 		{stanza.Presence, "probe", stanza.TypeProbe},
-		{stanza.Presence, "available", stanza.TypeUnknown}, // RFC 6121 §4.7.1: no such type
+		{stanza.Presence, "available", stanza.TypeUnknown}, // RFC 6121 section 4.7.1: no such type
 		{stanza.IQ, "set", stanza.TypeSet},
 		{stanza.IQ, "", stanza.TypeUnknown},
 	} {
@@ -29,7 +29,7 @@ func TestParseType(t *testing.T) {
 	}
 }
 
-// RFC 6120 §8.3.3: each condition is written with its usual type.
+// RFC 6120 section 8.3.3: each condition is written with its usual type.
 func TestErrorAppend(t *testing.T) {
 	for c := range stanza.NumConditions {
 		var a xmlstream.Appender

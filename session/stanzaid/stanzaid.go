@@ -152,7 +152,7 @@ func (l *Lease) Extend(until uint64) {
 }
 
 // Next returns the end to ask the store for at now: d after now, or d after the floor if the clock
-// is behind it.
+// shows less.
 func (l *Lease) Next(now time.Time, d time.Duration) uint64 {
 	return uint64(max(FirstAt(now), l.floor) + ID(d.Milliseconds())<<(nodeBits+counterBits))
 }

@@ -248,9 +248,9 @@ func (a DeletedAccount) JID() (jid.JID, error) { return jid.New(a.Local, a.Domai
 
 // Delete removes an account from the directory. It can't be logged in to any more, and its name may
 // be given to another account. Its rows stay under its id, which is never given again, as its
-// roster says which contacts must be told. [Accounts.Deleted] lists it until [Accounts.Erase], also
+// roster says which contacts must be notified. [Accounts.Deleted] lists it until [Accounts.Erase], also
 // after a restart. Delete waits until that is durable, also if ctx ends before: the caller could
-// not tell what has happened.
+// not know what has happened.
 func (s *Accounts) Delete(ctx context.Context, domain, local string) (d DeletedAccount, err error) {
 	j, err := prepareAccountName(domain, local)
 	if err != nil {
@@ -338,7 +338,7 @@ func (s *Accounts) SetFlags(ctx context.Context, domain, local string, flags uin
 // writes nothing if f returns false. If the row was changed meanwhile, it starts again and calls f
 // again (optimistic concurrency control): of several goroutines that change one account at once,
 // one always succeeds. It does not end with ctx once the batch is committed: the caller could not
-// tell what has happened.
+// know what has happened.
 func (s *Accounts) update(ctx context.Context, domain, local string, f func(a *Account) (write bool)) error {
 	j, err := prepareAccountName(domain, local)
 	if err != nil {

@@ -162,7 +162,7 @@ func TestAttackS11(t *testing.T) {
 		if _, err := acc.Get(db, "example.org", "bob"); !errors.Is(err, ErrNotFound) {
 			t.Fatal(err)
 		}
-		// What it has stays until its contacts were told, after a restart too.
+		// What it has stays until its contacts were notified, after a restart too.
 		db.Close()
 		db = open(t, quiet(fs))
 		acc = db.Accounts()

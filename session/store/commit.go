@@ -206,8 +206,8 @@ const maxFailed = 1 << 16
 //     being written: in order, without gaps.
 //   - Only run takes from the queue, one group at a time. A group is settled before the next is
 //     taken.
-//   - The queue is empty, or run is in its inner loop, or wake holds a token. So no batch is left
-//     behind.
+//   - The queue is empty, or run is in its inner loop, or wake holds a token. So no batch is
+//     forgotten.
 //   - A ticket above lastQueued was refused because the store is closed or read-only. It has failed
 //     already; no callback reports it.
 //   - Each callback runs on run's goroutine, after durable has been stored, with mu free.
@@ -453,8 +453,8 @@ func (db *DB) Wait(ctx context.Context, t Ticket) error {
 
 // waitApplied blocks until every batch that was queued before the call is settled, so that a
 // snapshot sees it. It returns early, without an error, if the store goes out of service, as Pebble may then
-// never return from a write: [DB.Err] tells. [DB.Snapshot] and close call it; never a loop or the committer's
-// goroutine, which would wait for itself.
+// never return from a write: [DB.Err] says so. [DB.Snapshot] and close call it; never a loop or the
+// committer's goroutine, which would wait for itself.
 func (c *committer) waitApplied() {
 	c.mu.Lock()
 	t := c.lastQueued

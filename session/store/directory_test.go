@@ -75,7 +75,7 @@ func TestEntities(t *testing.T) {
 				t.Errorf("%+v, not %+v", e, want)
 			}
 			if j := must(e.JID())(t); IDPartition(e.ID) != j.Partition() || j.IsZero() {
-				t.Errorf("%v has the slot %d", j, IDPartition(e.ID))
+				t.Errorf("%v has the partition %d", j, IDPartition(e.ID))
 			}
 		}
 		if e := lookup(t, db, "rooms.example.org", "nowhere"); e != (Entry{}) {

@@ -13,7 +13,7 @@ var (
 	// status 3).
 	ErrFormat = errors.New("store format is not supported")
 	// ErrFull: too little disk space is left, the queue for the disk is full, or entities are made
-	// faster than ids can be reserved. A client is told resource-constraint (RFC 6120 section
+	// faster than ids can be reserved. A client gets resource-constraint (RFC 6120 section
 	// 8.3.3.18). Reads go on.
 	ErrFull = errors.New("store is full")
 	// ErrUnavailable: the store is out of service, closed, or read-only. Tests' injected errors are of

@@ -64,12 +64,13 @@ type Options struct {
 	Fault Fault
 }
 
-// A Fault makes a store slow or makes it fail. write tells a group of writes from a read. It is
+// A Fault makes a store slow or makes it fail. write is true for a group of writes, false for a read. It is
 // called on the goroutine that reads or commits, by several at once.
 type Fault func(write bool) error
 
-// withDefaults returns o with the default of each field that is zero. Negative sizes, which switch
-// a function off, become 0.
+// withDefaults returns o with the default of each field that is zero: first the file system, then the sizes
+// and counts, then the durations, the clock, the random source, the logger and the callback. A negative
+// CacheBytes, MinFree or Ballast, which switches the function off, becomes 0. Other fields stay as they are.
 func (o Options) withDefaults() Options {
 	def := func(v *int, d int) {
 		if *v == 0 {

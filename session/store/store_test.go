@@ -158,7 +158,7 @@ func TestAccounts(t *testing.T) {
 	}
 	j := must(Account{Domain: "example.org", Local: "juliet"}.JID())(t)
 	if IDPartition(id) != j.Partition() || id == 0 {
-		t.Errorf("id %#x, slot %d", id, j.Partition())
+		t.Errorf("id %#x, partition %d", id, j.Partition())
 	}
 	if _, err := acc.Create(ctx, "example.org", "JULIET", nil); !errors.Is(err, ErrExists) {
 		t.Errorf("twice: %v", err)

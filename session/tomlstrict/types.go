@@ -60,8 +60,9 @@ func Check(text []byte, t reflect.Type) (found *Mismatch) {
 	return found
 }
 
-// check is Check of one key. Its steps: go from t along the path to the type of the key, or return the
-// mismatch on the way; then compare the value, or the table, with that type.
+// check is Check of one key: it returns the mismatch of k, or nil. Its steps: go from t along the path to the
+// type of the key, or return the mismatch on the way, such as an unknown key; then compare the value, or the
+// table, with that type. Below an interface, and below a map whose key is an index, it accepts everything.
 func check(k Key, t reflect.Type) *Mismatch {
 	for i, part := range k.Path {
 		name, isName := part.(string)
@@ -114,8 +115,10 @@ func isTables(t reflect.Type) bool {
 	return t.Kind() == reflect.Slice && below(t.Elem()).Kind() == reflect.Struct && !ReadsText(below(t.Elem()))
 }
 
-// compare reports whether value, of key k, fits the type t. If not, it fills in m. It compares the
-// elements of a list, but not the keys of an inline table: Walk visits those.
+// compare reports whether value, of key k, fits the type t. If not, m says why. Its steps: fill in m as for a
+// value of the wrong kind, then compare by type: text that the type parses, the other scalars, a table, and a
+// list element by element. The first element that does not fit sets the line of m. It does not compare the
+// keys of an inline table: Walk visits those.
 func (m *Mismatch) compare(k Key, value *unstable.Node, t reflect.Type) bool {
 	t = below(t)
 	kind := value.Kind

@@ -25,7 +25,7 @@ type Stanza struct {
 const Message = `<message to='romeo@example.net/orchard' id='ktx72v49' type='chat' xml:lang='en'><body>Art thou not Romeo, and a Montague? Neither, fair saint, if either thee dislike. How cam'st thou hither</body><active xmlns='http://jabber.org/protocol/chatstates'/><request xmlns='urn:xmpp:receipts'/><origin-id xmlns='urn:xmpp:sid:0' id='de305d54-75b4-431b-adb2-eb6b9e546013'/></message>`
 
 // Stanzas returns what clients and servers send every day, small and large, for benchmarks and tests. The
-// names tell what each is heavy in: "tiny" has 2,000 elements without attributes, "attrs" 800 attributes,
+// names say what each has most of: "tiny" has 2,000 elements without attributes, "attrs" 800 attributes,
 // "entities" 700 references.
 func Stanzas() []Stanza {
 	var roster, mam, tiny, attrs strings.Builder
@@ -143,7 +143,9 @@ type Attack struct {
 func WithHeader(body string) string { return Header + body }
 
 // Attacks returns input that every XMPP parser must refuse, with the stream error for it (RFC 6120
-// section 4.9.3).
+// section 4.9.3) and the offset of the error, or -1 where the offset is not specified. It starts from a list
+// that is written out, then adds broken UTF-8 at each place of a stanza (X04), and character references to
+// characters that XML forbids (X17).
 func Attacks() []Attack {
 	const nwf, restricted, encoding, prefix = "not-well-formed", "restricted-xml", "unsupported-encoding",
 		"bad-namespace-prefix"

@@ -249,7 +249,7 @@ func readJIDs(ev *session.Stanza) (jids []jid.JID, bad stanza.Condition, ok bool
 // block adds addresses to the list. Under the account's lock. Its steps:
 //
 //  1. Read the addresses. There must be one at least, and not the user's own.
-//  2. Check the limits and the disk on a copy of the list, before any contact or session is told.
+//  2. Check the limits and the disk on a copy of the list, before any contact or session is notified.
 //  3. Send unavailable presence to contacts that saw the user and are blocked now (section 3.3).
 //  4. Change the list, push the change, and answer once it is durable.
 func (m *module) block(ev *session.Stanza) session.Verdict {

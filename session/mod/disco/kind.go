@@ -89,7 +89,7 @@ func (m *Service) kindInfo(ev *session.Stanza) session.Verdict {
 	if known {
 		d.Identities, d.Features = slices.Clone(k.Identities), slices.Clone(k.Features)
 		if len(k.Items) > 0 {
-			d.Features = append(d.Features, nsRSM) // XEP-0059 §4
+			d.Features = append(d.Features, nsRSM) // XEP-0059 section 4
 		}
 	}
 	for _, f := range k.Info {

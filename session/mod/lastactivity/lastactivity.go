@@ -71,7 +71,10 @@ type module struct {
 	start time.Time // when the profile was loaded
 }
 
-// Load implements [session.Module]. It fails if there is no store, or if the rows have a newer format.
+// Load implements [session.Module]. Its steps: open the rows, register the loader of the resident part and
+// the handlers of queries to the host, to an account and to a resource, and the hooks that record when
+// the last resource leaves: by unavailable presence, or by the end of its session. It fails if there is no
+// store, or if the rows have a newer format.
 func (m *module) Load(api *session.API) error {
 	var err error
 	if m.db, err = storage.Open(api); err != nil {

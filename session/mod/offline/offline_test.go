@@ -279,7 +279,7 @@ func TestLiveWhileHandedOver(t *testing.T) {
 }
 
 // Messages that a session has queued after the stored ones are not lost when the session ends.
-func TestHeldWhenTheSessionEnds(t *testing.T) {
+func TestQueuedWhenTheSessionEnds(t *testing.T) {
 	s := free(t, sessiontest.Options{})
 	romeo := s.Login("romeo", "romeo@localhost/orchard")
 	s.AddAccount("juliet@localhost")
@@ -642,7 +642,7 @@ func (b *busy) Do(c reactor.Class, l *reactor.Loop, work func() error, then func
 
 // Messages that are queued for a client that no longer reads go to another session when its connection is
 // lost.
-func TestHeldForAnotherResource(t *testing.T) {
+func TestQueuedForAnotherResource(t *testing.T) {
 	s := free(t, sessiontest.Options{Reactor: func(c *reactor.Config) { c.OutboxBytes = 300_000 }})
 	romeo := s.Login("romeo", "romeo@localhost/orchard")
 	one, two := s.Login("one", "juliet@localhost/one"), s.Login("two", "juliet@localhost/two")

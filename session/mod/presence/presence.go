@@ -17,7 +17,7 @@
 //
 // Hooks: PrePresence in phase Deliver, under the sender's lock, for presence that a client of the account
 // sends; Presence in phase Deliver, under the recipient's lock, for presence that arrives. Both run after
-// phase Guard, where the module blocklist stops stanzas to and from blocked contacts. Unbound tells
+// phase Guard, where the module blocklist stops stanzas to and from blocked contacts. Unbound notifies
 // contacts that a session has ended; Deleted ends the subscriptions of a deleted account. (K58 and the
 // like are attacks with a test each: cmd/internal/house/attacks.txt.)
 //
@@ -234,7 +234,7 @@ func (m *Service) available(ev *session.Stanza) session.Verdict {
 	prio := int8(0)
 	if p, ok := ev.Element.Child(stanza.PriorityName); ok {
 		// RFC 6121 section 4.7.2.3: an integer between -128 and +127, in the schema an xs:byte, which may have
-		// white space around it (XML Schema Part 2, §4.3.6).
+		// white space around it (XML Schema Part 2, section 4.3.6).
 		n, err := strconv.ParseInt(string(bytes.Trim(p.Text(), " \t\r\n")), 10, 8)
 		if err != nil {
 			return ev.Fail(stanza.BadRequest)

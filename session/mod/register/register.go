@@ -105,8 +105,10 @@ func defaultOptions() Options {
 		"abuse", "support", "security", "xmpp", "server"}}
 }
 
-// Load implements [session.Module]. It fails if an option is out of range, or if the process has given no
-// [Random].
+// Load implements [session.Module]. Its steps: read the options and prepare the reserved names, look up the
+// source of salts, then register the stream features and the handlers: of requests before login, of those
+// to the user's account, and of those that a client sends to the host. It fails if an option is out of
+// range, if a reserved name is no localpart, or if the process has given no [Random].
 func (m *module) Load(api *session.API) error {
 	m.opt = defaultOptions()
 	if err := api.Decode(&m.opt); err != nil {
@@ -253,7 +255,7 @@ func mixesScripts(name string) bool {
 // authenticated handles a request of a logged-in user. Under the lock of the user's account. Its steps:
 //
 //  1. A get is answered with the user's name.
-//  2. A removal deletes the account on a worker. Then the account's contacts are told and its rows erased
+//  2. A removal deletes the account on a worker. Then the account's contacts are notified and its rows erased
 //     (storage.FinishDeletion); a failure of that is left to the next start of the server.
 //  3. A new password needs TLS, unless plain_text is set, and must be for the user's own account (attack
 //     S10). A worker derives and stores its keys. Then the account's other sessions are closed.

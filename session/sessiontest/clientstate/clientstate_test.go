@@ -108,7 +108,7 @@ func TestStoredMessages(t *testing.T) {
 
 // The stanzas deferred for an inactive client have a limit: beyond it they are sent, and the session goes
 // on.
-func TestHeldPresenceHasALimit(t *testing.T) {
+func TestDeferredPresenceHasALimit(t *testing.T) {
 	s, juliet, c := friends(t, 80)
 	juliet.Send("<inactive xmlns='urn:xmpp:csi:0'/>")
 	got := ""

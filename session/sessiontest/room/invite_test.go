@@ -11,7 +11,7 @@ import (
 	"canto/session/store/storetest"
 )
 
-// The inviter is told once that an invitation has expired, when that is durable. While it can't be stored
+// The inviter is notified once that an invitation has expired, when that is durable. While it can't be stored
 // nothing is sent, and the store is not written at each tick. When it can be stored the invitation
 // expires, also if the room has occupants, which keep it in memory. The same holds if an invitation was
 // accepted and that could not be stored.

@@ -344,12 +344,12 @@ func TestFailedCommit(t *testing.T) {
 }
 
 // If the batch that creates a room fails, later batches fail with it: each sender gets an error, the
-// occupants are told that the room has ended, and no row is left under an id that the directory does not
+// occupants get a stanza that the room has ended, and no row is left under an id that the directory does not
 // have.
 func TestFailedCreation(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	var fail atomic.Int32
-	var late time.Duration // the delay after which the kernel is told of a commit
+	var late time.Duration // the delay after which the kernel gets the callback of a commit
 	slow := func() time.Duration { return late }
 	s := sessiontest.New(t, with(sessiontest.Options{FS: fs, Slow: slow, Fault: func(write bool) error {
 		if write && fail.Add(-1) >= 0 {

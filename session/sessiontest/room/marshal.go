@@ -20,7 +20,7 @@ type marshaledRoom struct {
 	Last        uint64            // the number of the last message
 	Occupants   map[string]string // full JIDs by nick
 	Affiliation map[string]string `json:",omitempty"` // of a room of which nothing is stored, by bare JID
-	// Expired are the inviters that must be told that their invitation has expired, by the bare JID of the
+	// Expired are the inviters that must be notified that their invitation has expired, by the bare JID of the
 	// invited user.
 	Expired map[string]string `json:",omitempty"`
 }

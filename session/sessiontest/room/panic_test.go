@@ -33,15 +33,15 @@ var slowly = xmlstream.N("urn:of-the-test", "slowly")
 
 func (f *fragile) Load(api *session.API) error {
 	b := api.Hooks.Serve(room.Kind)
-	more, carry, adopt, weigh := b.More, b.MarshalLive, b.RestoreLive, b.Footprint
+	more, marshal, restore, weigh := b.More, b.MarshalLive, b.RestoreLive, b.Footprint
 	b.More = func(l *session.LoopRouter, e *session.Entity, to jid.JID, what []byte) {
 		f.rage("More")
 		more(l, e, to, what)
 	}
-	b.MarshalLive = func(e *session.Entity, dst []byte) []byte { f.rage("Carry"); return carry(e, dst) }
+	b.MarshalLive = func(e *session.Entity, dst []byte) []byte { f.rage("Marshal"); return marshal(e, dst) }
 	b.RestoreLive = func(l *session.LoopRouter, e *session.Entity, b []byte) error {
-		f.rage("Adopt")
-		return adopt(l, e, b)
+		f.rage("Restore")
+		return restore(l, e, b)
 	}
 	b.Footprint = func(e *session.Entity) int { f.rage("Weigh"); return weigh(e) }
 	b.OnIQ(api.Module, false, slowly, func(ev *session.Stanza) session.Verdict {
@@ -105,12 +105,12 @@ func TestPanicInFunctionOfARoom(t *testing.T) {
 			return fmt.Sprint(strings.Count(c.Received(), "<occupants"), " occupants")
 		}, "49 occupants", "81 occupants"},
 		// An entity that was not marshaled is counted as left: the caller tries again.
-		{"Carry", func(s *sessiontest.Server, _ *sessiontest.Client) string {
+		{"Marshal", func(s *sessiontest.Server, _ *sessiontest.Client) string {
 			left := -1
 			on(s, func(l *session.LoopRouter) { left = l.MarshalEntities(func([]byte) {}) })
 			return fmt.Sprint("left ", left)
 		}, "left 1", "left 0"},
-		{"Adopt", func(s *sessiontest.Server, _ *sessiontest.Client) string {
+		{"Restore", func(s *sessiontest.Server, _ *sessiontest.Client) string {
 			err := errors.New("nothing was said")
 			on(s, func(l *session.LoopRouter) {
 				l.RestoreEntity([]byte("\x01\x04room\x14lawn@rooms.localhost\x00\x01{}"), func(e error) { err = e })
@@ -148,7 +148,7 @@ func TestPanicInFunctionOfARoom(t *testing.T) {
 			if got := c.do(s, asks); !strings.Contains(got, c.works) {
 				t.Errorf("afterwards: %s", got)
 			}
-			if c.at == "Carry" {
+			if c.at == "Marshal" {
 				return // all sessions hibernate
 			}
 			romeo.Send(say("two") + strings.ReplaceAll(say("three"), "orchard@", "tomb@"))

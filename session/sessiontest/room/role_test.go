@@ -82,7 +82,7 @@ func TestAccountsOfAServiceHost(t *testing.T) {
 }
 
 // A deleted account that had asked for the presence of a room is erased as any other (RFC 6121 section
-// 3.3): the room is told by a stanza, as it is no account.
+// 3.3): the room is notified by a stanza, as it is no account.
 func TestDeletedContactOfARoom(t *testing.T) {
 	s := sessiontest.New(t, with(sessiontest.Options{}))
 	romeo, juliet := s.Login("romeo", "romeo@localhost/a"), s.Login("juliet", "juliet@localhost/b")

@@ -167,7 +167,10 @@ type module struct {
 	router *session.Router
 }
 
-// Load implements [session.Module].
+// Load implements [session.Module]. Its steps: read the options, open the rows and the message log, register
+// the loader of the resident part, the callbacks and handlers of the kind, the hook that creates rooms, and
+// what service discovery says about a room. It fails if an option is wrong, if there is no store, if stored
+// rows have a newer format, or if the module disco is not loaded.
 func (m *module) Load(api *session.API) (err error) {
 	m.opt = defaultOptions()
 	if err := api.Decode(&m.opt); err != nil {
@@ -508,7 +511,7 @@ func (m *module) lastNumber(ev *session.Stanza) session.Verdict {
 	})
 }
 
-// destroy deletes the room for an owner. The occupants are told before that is durable, so a full store
+// destroy deletes the room for an owner. The occupants are notified before that is durable, so a full store
 // refuses it first.
 func (m *module) destroy(ev *session.Stanza) session.Verdict {
 	e := ev.Entity()

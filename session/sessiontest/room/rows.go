@@ -205,14 +205,14 @@ func (m *module) invite(ev *session.Stanza) session.Verdict {
 		if err != nil {
 			return ev.FailCommit(err)
 		}
-		m.tell(ev.LoopRouter(), e, invite, user, i.inviter)
+		m.notify(ev.LoopRouter(), e, invite, user, i.inviter)
 		return ev.Reply(nil)
 	})
 }
 
-// tell sends to the user to a message from the room about the invitation of the user about. name is invite
+// notify sends to the user to a message from the room about the invitation of the user about. name is invite
 // or expired.
-func (m *module) tell(l *session.LoopRouter, e *session.Entity, name xmlstream.Name, to, about jid.JID) {
+func (m *module) notify(l *session.LoopRouter, e *session.Entity, name xmlstream.Name, to, about jid.JID) {
 	a := l.Appender()
 	a.Open(stanza.MessageName).Attr(stanza.AttrFrom, e.JID().String()).Attr(stanza.AttrTo, to.String())
 	a.Open(name).Attr(stanza.AttrJID, about.String()).Close()
@@ -281,7 +281,7 @@ const settleCheck = 10
 const expireRetry = 100
 
 // settle checks the untracked batches. If one is durable, the inviters of its expired invitations are
-// told. If one has failed, the kernel has reloaded the room, so its invitations are there again: expire
+// notified. If one has failed, the kernel has reloaded the room, so its invitations are there again: expire
 // deletes them later.
 func (m *module) settle(l *session.LoopRouter, e *session.Entity, r *room) {
 	committer := m.router.Committer
@@ -293,12 +293,12 @@ func (m *module) settle(l *session.LoopRouter, e *session.Entity, r *room) {
 			continue
 		}
 		for _, i := range u.due {
-			m.tell(l, e, expired, i.inviter, i.jid)
+			m.notify(l, e, expired, i.inviter, i.jid)
 		}
 	}
 }
 
-// expire is EntityHandler.Timer: it deletes the invitations that have expired. Their inviters are told
+// expire is EntityHandler.Timer: it deletes the invitations that have expired. Their inviters are notified
 // once that is durable, see settle.
 func (m *module) expire(l *session.LoopRouter, e *session.Entity) {
 	p, r := part.Mutable(e), session.Live[room](e)

@@ -99,8 +99,9 @@ func Run(t *testing.T, open Open) {
 // An openFunc opens a store whose fault is given.
 type openFunc func(tb testing.TB, fs store.FS) *store.DB
 
-// Later tickets win. A snapshot has the batches that were given before it, and none after. All of
-// them are there when the store is opened again.
+// order checks that a later ticket wins, that a snapshot has exactly the batches committed before it, and
+// that all batches are there when the store is opened again. Its steps: commit 100 batches and compare their
+// tickets, take a snapshot and commit one more, read both, then close the store, open it and read it again.
 func order(t *testing.T, open openFunc) {
 	fs := store.NewMemFS()
 	db := open(t, fs)
@@ -151,7 +152,10 @@ func order(t *testing.T, open openFunc) {
 	}
 }
 
-// A batch with a row of another owner fails as a whole, and no scan returns rows of another owner.
+// owners checks that a batch with a row of another owner fails as a whole, and that no scan returns rows of
+// another owner. Its steps: commit a batch with a row of another owner, one with each other change, and one
+// without an owner; commit a refused batch next to a good one; then write and scan the rows of owners whose
+// ids are next to each other or at the ends of the range.
 func owners(t *testing.T, open openFunc) {
 	db := open(t, store.NewMemFS())
 	defer db.Close()
@@ -332,7 +336,9 @@ func deletes(t *testing.T, open openFunc) {
 	}
 }
 
-// Any sequence of batches, snapshots and restarts gives the same rows as a map.
+// model checks that any sequence of batches, snapshots and restarts gives the same rows as a map. Each of up
+// to 15 runs draws up to 12 steps: open the store again, compare a snapshot with the map, or commit a batch
+// of random changes and make the same changes in the map. At the end it compares all rows.
 func model(t *testing.T, open openFunc) {
 	checks := 0
 	rapid.Check(t, func(rt *rapid.T) {
@@ -415,7 +421,10 @@ func model(t *testing.T, open openFunc) {
 	})
 }
 
-// A store that fails reports that for every ticket that it has lost, and goes on after it.
+// failing checks that a store that fails reports each lost ticket as failed, and works again afterwards. Its
+// steps: commit a batch; make writes fail and commit a second one, whose error Wait and the commit callback
+// must report; let writes succeed and commit a third; then make reads fail, of the store and of a snapshot,
+// and let them succeed again.
 func failing(t *testing.T, open Open) {
 	var flaky Flaky
 	db := open(t, store.NewMemFS(), flaky.Fault)
