@@ -71,7 +71,7 @@ func (s *Server) archive(c *client, query xmlstream.Element) (body, condition st
 			"xmlns='urn:xmpp:forward:0'><delay xmlns='urn:xmpp:delay' stamp='%s'/>"+
 			"<message xmlns='jabber:client' type='chat' id='old%d' from='%s' to='%s'><body>row "+
 			"%[4]d</body></message></forwarded></result></message>",
-			escaped(c.full), xmpp.NSMAM, id, i, stamp, i, escaped("somebody@"+s.cfg.Domain+"/x"), escaped(c.bare))
+			escaped(c.full), xmpp.NSMAM, id, i, stamp, i, escaped("peer@"+s.cfg.Domain+"/x"), escaped(c.bare))
 	}
 	complete := ""
 	if _, back := before(query); back && from == 0 || !back && to == n {

@@ -58,8 +58,8 @@ keys     SCRAM-SHA-512, 10000 iterations
 			s.fails(exitFailed, `account romeo@example.org exists already: canto user passwd`, "user", "add",
 				"ROMEO@example.org", "--password", "x")
 			for _, c := range []string{"show", "del", "ban", "unban", "passwd"} {
-				s.fails(exitFailed, `nobody@example.org: account not found: canto user list`, "user", c,
-					"nobody@example.org")
+				s.fails(exitFailed, `absent@example.org: account not found: canto user list`, "user", c,
+					"absent@example.org")
 				s.fails(exitUsage, `"example.org" is not an account: write it like name@domain`, "user", c, "example.org")
 				s.fails(exitUsage, `"a@b/c" is not an account: write it like name@domain`, "user", c, "a@b/c")
 			}

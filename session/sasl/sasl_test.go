@@ -101,7 +101,7 @@ func TestLogin(t *testing.T) {
 						if _, err := login(c2, config(t, binding), users); err != NotAuthorized {
 							t.Errorf("%v with a wrong password: %v", m, err)
 						}
-						c3 := &Client{Mechanism: m, Username: "nobody", Password: SecretString(password), Binding: binding,
+						c3 := &Client{Mechanism: m, Username: "absent", Password: SecretString(password), Binding: binding,
 							ServerPlus: true, Rand: rand.Reader}
 						if _, err := login(c3, config(t, binding), users); err != NotAuthorized {
 							t.Errorf("%v without a user: %v", m, err)

@@ -164,7 +164,7 @@ func TestAttackR08(t *testing.T) {
 		parse(t, "<iq type='set'><query xmlns='jabber:iq:register'><remove/></query></iq>"))
 	for _, n := range requests {
 		for _, resource := range []string{"", "/nowhere"} {
-			absent, _ := ask(t, s, here, n, "nobody@example.net"+resource)
+			absent, _ := ask(t, s, here, n, "absent@example.net"+resource)
 			for _, to := range []string{"romeo@example.net", "juliet@example.net"} {
 				got, others := ask(t, s, here, n, to+resource)
 				if got != absent || others {
@@ -220,7 +220,7 @@ func TestAttackR11(t *testing.T) {
 		"<vCard xmlns='vcard-temp'/>", "<query xmlns='jabber:iq:last'/>", "<query xmlns='jabber:iq:version'/>",
 		"<ping xmlns='urn:xmpp:ping'/>",
 		"<query xmlns='jabber:iq:private'><a xmlns='b'/></query>", "<time xmlns='urn:xmpp:time'/>",
-		"<query xmlns='jabber:iq:register'/>", "<nobody xmlns='knows:this'/>"} {
+		"<query xmlns='jabber:iq:register'/>", "<unknown xmlns='knows:this'/>"} {
 		requests = append(requests, parse(t, "<iq type='get'>"+get+"</iq>"))
 	}
 	for _, typ := range []string{"probe", "unsubscribe", "unsubscribed", "subscribed"} {

@@ -181,7 +181,7 @@ var (
 	spaces = []string{"", "jabber:client", "jabber:server", "jabber:iq:roster", "jabber:iq:register",
 		"urn:xmpp:blocking",
 		"urn:ietf:params:xml:ns:xmpp-bind", "urn:ietf:params:xml:ns:xmpp-sasl",
-		"urn:ietf:params:xml:ns:xmpp-stanzas", "urn:xmpp:sid:0", "nobody:knows"}
+		"urn:ietf:params:xml:ns:xmpp-stanzas", "urn:xmpp:sid:0", "unknown:namespace"}
 	names = []string{"query", "item", "group", "remove", "username", "password", "block", "error", "body", "x",
 		"iq", "priority", "resource"}
 )
@@ -233,7 +233,7 @@ func mutate(rnd *rand.Rand, n *node) {
 	case 13:
 		n.set("to", pick([]string{"localhost", "romeo@localhost", "romeo@localhost/orchard", "juliet@localhost",
 			"juliet@localhost/balcony",
-			"juliet@localhost/gone", "nobody@localhost", "nowhere.example", "", "@", "a@b@c", "localhost/x",
+			"juliet@localhost/gone", "absent@localhost", "nowhere.example", "", "@", "a@b@c", "localhost/x",
 			"juliet@localhost/" + strings.Repeat("r", 1024)}))
 	}
 }

@@ -407,9 +407,9 @@ var attacks = []attack{
 		"id='#'><body>noise</body></message>", true, ""),
 	stream("a flood for a user that is away", "<message to='dave@localhost' type='chat' "+
 		"id='#'><body>noise</body></message>", true, ""),
-	stream("a flood of strangers' addresses", "<message to='nobody-#@localhost' "+
+	stream("a flood of strangers' addresses", "<message to='absent-#@localhost' "+
 		"type='chat'><body>x</body></message>", true, ""),
-	stream("subscriptions", "<presence to='nobody-#@localhost' type='subscribe'/>", true, ""),
+	stream("subscriptions", "<presence to='absent-#@localhost' type='subscribe'/>", true, ""),
 	stream("presence at line rate", "<presence><status>#</status></presence>", true, ""),
 	stream("requests whose answers are not read",
 		"<iq type='get' id='#'><query xmlns='http://jabber.org/protocol/disco#info'/></iq>", false, "slow"),
