@@ -78,6 +78,8 @@ var may = []struct {
 		"sasl is a library: a front door or module moves its bytes"},
 	{"canto/session/stanza", []string{"canto/xmlstream"}, nil, "stanza is a vocabulary"},
 	{"canto/session/stanzaid", nil, nil, "stanzaid is a library"},
+	{"canto/session/handling", []string{"canto/xmlstream", "canto/session/stanza"}, nil,
+		"handling is a table: what a message is, not what the server knows"},
 	{"canto/session/tomlstrict", nil, []string{"github.com/pelletier/go-toml/v2",
 		"github.com/pelletier/go-toml/v2/unstable"}, "tomlstrict is a library"},
 	{"canto/session/store/storetest", []string{"canto/session/store"}, []string{"pgregory.net/rapid"},
