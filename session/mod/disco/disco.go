@@ -55,12 +55,10 @@ const (
 	nsItems  = "http://jabber.org/protocol/disco#items"
 	nsCaps   = "http://jabber.org/protocol/caps"
 	nsForm   = "jabber:x:data"
-	nsRSM    = "http://jabber.org/protocol/rsm"
 	capsNode = "urn:canto:server"
 )
 
-// The names of the elements and attributes. Those that begin with rsm are of result set management
-// (XEP-0059).
+// The names of the elements and attributes.
 var (
 	info     = xmlstream.N(nsInfo, "query")
 	items    = xmlstream.N(nsItems, "query")
@@ -72,16 +70,8 @@ var (
 	field    = xmlstream.N(nsForm, "field")
 	value    = xmlstream.N(nsForm, "value")
 	category = xmlstream.N("", "category")
-	rsmSet   = xmlstream.N(nsRSM, "set")
-	rsmMax   = xmlstream.N(nsRSM, "max")
-	rsmAfter = xmlstream.N(nsRSM, "after")
-	rsmFirst = xmlstream.N(nsRSM, "first")
-	rsmLast  = xmlstream.N(nsRSM, "last")
-	rsmCount = xmlstream.N(nsRSM, "count")
 
-	rsmBefore = xmlstream.N(nsRSM, "before")
-	rsmIndex  = xmlstream.N(nsRSM, "index")
-	hashAttr  = xmlstream.N("", "hash")
+	hashAttr = xmlstream.N("", "hash")
 )
 
 // A Form is extended information (XEP-0128): a data form.
