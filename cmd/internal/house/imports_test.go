@@ -78,6 +78,8 @@ var may = []struct {
 		"sasl is a library: a front door or module moves its bytes"},
 	{"canto/session/stanza", []string{"canto/xmlstream"}, nil, "stanza is a vocabulary"},
 	{"canto/session/stanzaid", nil, nil, "stanzaid is a library"},
+	{"canto/session/form", []string{"canto/session/jid", "canto/xmlstream"}, nil,
+		"form is a library: which stanza error a wrong form has is for the protocol"},
 	{"canto/session/rsm", []string{"canto/xmlstream"}, nil, "rsm is a library: the caller says what an id is"},
 	{"canto/session/tomlstrict", nil, []string{"github.com/pelletier/go-toml/v2",
 		"github.com/pelletier/go-toml/v2/unstable"}, "tomlstrict is a library"},

@@ -31,6 +31,7 @@ import (
 	"sync/atomic"
 
 	"canto/session"
+	"canto/session/form"
 	"canto/session/mod/roster"
 	"canto/session/stanza"
 	"canto/xmlstream"
@@ -54,7 +55,6 @@ const (
 	nsInfo   = "http://jabber.org/protocol/disco#info"
 	nsItems  = "http://jabber.org/protocol/disco#items"
 	nsCaps   = "http://jabber.org/protocol/caps"
-	nsForm   = "jabber:x:data"
 	capsNode = "urn:canto:server"
 )
 
@@ -66,9 +66,6 @@ var (
 	feature  = xmlstream.N(nsInfo, "feature")
 	item     = xmlstream.N(nsItems, "item")
 	caps     = xmlstream.N(nsCaps, "c")
-	formX    = xmlstream.N(nsForm, "x")
-	field    = xmlstream.N(nsForm, "field")
-	value    = xmlstream.N(nsForm, "value")
 	category = xmlstream.N("", "category")
 
 	hashAttr = xmlstream.N("", "hash")
@@ -81,10 +78,7 @@ type Form struct {
 }
 
 // A Field is one field of a Form.
-type Field struct {
-	Var    string   // its name
-	Values []string // its values
-}
+type Field = form.Field
 
 // A Service is the module of one profile. [session.Lookup] gives it to modules that add a Form or a [Kind]
 // in Load. After Load only the two caches change; any loop uses it.

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"canto/session"
+	"canto/session/form"
 	"canto/session/jid"
 	"canto/session/rsm"
 	"canto/session/stanza"
@@ -198,17 +199,8 @@ func (d *Description) append(a *xmlstream.Appender, node []byte) {
 		a.Open(feature).Attr(stanza.AttrVar, f).Close()
 	}
 	for _, f := range d.Forms {
-		a.Open(formX).Attr(stanza.AttrType, "result")
-		a.Open(field).Attr(stanza.AttrVar, "FORM_TYPE").Attr(stanza.AttrType, "hidden").
-			Open(value).Text(f.Type).Close().Close()
-		for _, x := range f.Fields {
-			a.Open(field).Attr(stanza.AttrVar, x.Var)
-			for _, v := range x.Values {
-				a.Open(value).Text(v).Close()
-			}
-			a.Close()
-		}
-		a.Close()
+		x := form.Data{Type: form.TypeResult, FormType: f.Type, Fields: f.Fields}
+		x.Append(a)
 	}
 	a.Close()
 }
