@@ -188,6 +188,7 @@ func (e mailbox) enqueue(l *LoopRouter, ev *Stanza) {
 		return
 	}
 	ev.settlesOrigin = false // the end of the copy, not of ev, lets the client's stanza be acknowledged
+	ev.senderTicket = 0
 	e.load(l)
 }
 
@@ -242,9 +243,11 @@ func (j *loadJob) read(r *Router, p *Profile) (err error) {
 		r.Log.Warn("a commit failed; the entity is read again", "jid", addr.String(), "err", err)
 	}
 	snap := r.Committer.Snapshot()
-	if c, ok := snap.(interface{ Close() error }); ok {
-		defer c.Close()
-	}
+	defer func() {
+		if c, ok := snap.(interface{ Close() error }); ok {
+			c.Close()
+		}
+	}()
 	j.result = &p.absentSet
 	id, kind, ok, err := r.Directory.Lookup(snap, addr)
 	if err != nil || !ok {
@@ -253,6 +256,14 @@ func (j *loadJob) read(r *Router, p *Profile) (err error) {
 	if j.kind = kindByName(kind); !j.e.host.service && j.kind != KindAccount {
 		j.kind = 0
 		return nil // a host with logins has accounts only; this row is from a time when it was a service
+	}
+	if moved, err := p.moveRows(r, snap, EntityRef{addr, id}); err != nil {
+		return err
+	} else if moved {
+		if c, ok := snap.(interface{ Close() error }); ok {
+			c.Close()
+		}
+		snap = r.Committer.Snapshot()
 	}
 	old := j.oldParts
 	if j.id = id; id != j.oldID {
@@ -474,7 +485,8 @@ func (e mailbox) pushFront(l *LoopRouter, unsent []queuedElement) {
 	var items []inboxItem
 	for _, q := range unsent {
 		if !q.to.IsZero() && q.kind != stanza.Presence {
-			items = append(items, inboxItem{envelope: envelope{from: q.from, to: q.to, hops: 1, bytes: q.bytes}})
+			items = append(items, inboxItem{envelope: envelope{from: q.from, to: q.to, hops: 1, bytes: q.bytes,
+				number: q.number, archived: q.archived}})
 		}
 	}
 	if len(items) == 0 {

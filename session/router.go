@@ -36,6 +36,8 @@ type Router struct {
 	// refused has a *atomic.Uint64 for each limit name: connections that were refused before they had a
 	// loop. The names are a fixed set.
 	refused sync.Map
+
+	Counters // of the modules
 }
 
 // Tick returns the time on the reactor's clock, in ticks of 100 ms.
@@ -129,6 +131,7 @@ type LoopRouter struct {
 	interned   [internedElements][]byte // see Intern
 	recipients Recipients               // see TempRecipients
 	appender   xmlstream.Appender       // see Appender
+	forwarder  xmlstream.Appender       // for [Stanza.AppendForwarded], which is called while appender is in use
 	scratch    []byte                   // the bytes of a delivery; the next one overwrites it
 	// origin and originLoopNumber are those of the stanza that is processed. What its hooks send has them too.
 	origin           Origin
@@ -285,18 +288,22 @@ type commitWaiterList struct {
 	l          *LoopRouter
 	waiters    []commitWaiter // in the order of add, which is nearly that of their tickets
 	settleFunc func()         // settleAll, made once because it is posted often
+	buffers    [][]byte       // buffers for stored stanzas that are not in use
 }
 
 // A commitWaiter is a callback for the ticket of a batch: the answer to a stanza (ev and then), or callback
-// alone. With entity and neither of them it only invalidates the entity after a failure.
+// alone. With entity and neither of them it only invalidates the entity after a failure, and with the bytes
+// of stored it answers that stanza with an error.
 type commitWaiter struct {
 	ticket         Ticket
 	creationTicket Ticket  // of the batch that creates entity: if it fails, so does this commit
+	senderTicket   Ticket  // of stored: see Stanza.senderTicket
 	ev             *Stanza // a copy
 	entity         *Entity
 	st             *Stream // parked until the ticket is settled; nil: none
 	then           func(ev *Stanza, err error) Verdict
 	callback       func(err error)
+	stored         envelope // the stanza that a failure is answered to; its bytes are of the list's buffers
 }
 
 // An ackWindow has the stanzas of one tracked stream that are not settled: see Stream.Track.

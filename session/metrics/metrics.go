@@ -185,6 +185,13 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	for k, n := range s.Limits {
 		counter(limits, n, k)
 	}
+	c.Router.EachCounter(func(name session.CounterName, n uint64) {
+		var labels, values []string
+		if name.Label != "" {
+			labels, values = []string{name.Label}, []string{name.Value}
+		}
+		counter(desc(name.Name, name.Help, labels...), n, values...)
+	})
 	gauge(loginsWaiting, float64(queued))
 	histogram(ch, loginWaits, waits[:])
 	counter(longTurns, long)
