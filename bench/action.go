@@ -239,6 +239,7 @@ func (f *Fleet) operationFunc(a *Action, id uint16, list, to []*client, o permut
 		}
 		t := traceID{run: f.run, boot: bootID, step: id, from: c.index, at: at}
 		b := f.scratch(c)
+		var receiver *client // of chat
 		switch a.Kind {
 		case Chat:
 			p := partner(ls, op)
@@ -247,6 +248,7 @@ func (f *Fleet) operationFunc(a *Action, id uint16, list, to []*client, o permut
 				fail(Failure{"a receiver was not online", "look at the other failures"})
 				return
 			}
+			receiver = p
 			t.seq = c.sent.next(id, p.index)
 			b = ls.message(b, t, "chat", *jid, a.Body)
 		case GroupChat:
@@ -298,6 +300,9 @@ func (f *Fleet) operationFunc(a *Action, id uint16, list, to []*client, o permut
 			return
 		}
 		y.Sent++
+		if s := &f.steps[id]; s.carbons != 0 {
+			f.expectCarbon(ls, s, receiver)
+		}
 	}
 }
 

@@ -22,8 +22,10 @@ type client struct {
 	received    sequences              // sequence numbers of the stanzas that came, by sender
 	sent        counters               // sequence numbers of the next stanzas, by receiver
 	jid         atomic.Pointer[string] // the full address; nil before the first login
-	index       uint32                 // in all processes: the number of its account, without Target.First
+	index       uint32                 // in all processes
+	account     uint32                 // the number of its account, without Target.First
 	loop        uint16                 // the number of its loop
+	group       uint16                 // the number of its group
 	online      atomic.Bool            // bound and ready for operations
 	flags       uint8                  // see flagSM and the others
 	subscribers atomic.Int32           // how many clients are subscribed to its presence
@@ -41,6 +43,7 @@ const (
 	flagNotReading                 // reading is paused
 	flagFailureCounted             // the reason of the end has been counted
 	flagFloods                     // it floods in some phase: its socket has a small send buffer
+	flagCarbons                    // it has asked for carbons
 )
 
 // An smState is the client's state of stream management (XEP-0198).
@@ -196,7 +199,7 @@ func (c *client) openStream(f *Fleet) {
 	from := ""
 	if f.sc.Clients.SASL2 != "off" && c.login != nil && c.login.secure {
 		// XEP-0388 section 2: the features may depend on the address. Never in the clear.
-		from = f.target.name(int(c.index)) + "@" + f.target.Domain
+		from = f.bareAddress(c)
 	}
 	c.conn.Append(xmpp.AppendHeader(f.scratch(c), f.target.Domain, from))
 }
@@ -213,6 +216,12 @@ func (f *Fleet) stanza(ls *loopState, c *client, e xmlstream.Element) {
 		c.sm.h++
 	}
 	kind, _ := e.Attr(stanza.AttrType)
+	if isMessage && f.watchCarbons {
+		if x, sent, ok := carbonOf(e); ok {
+			f.countCarbon(ls, c, e, x, sent)
+			return
+		}
+	}
 	if id, ok := e.Attr(stanza.AttrID); ok {
 		if t, ok := parseTraceID(id); ok {
 			if t.run == f.run && int(t.step) < len(f.steps) {
@@ -233,20 +242,23 @@ func (f *Fleet) stanza(ls *loopState, c *client, e xmlstream.Element) {
 
 // countTraced counts a stanza with a trace id as delivered, duplicated, out of order or failed,
 // records its latency, and tells a closed loop about it. The client's own presence, which servers
-// send back (RFC 6121 section 4.2.2), and carbons do not count. A stanza from another machine has
-// no latency, since clocks differ.
+// send back (RFC 6121 section 4.2.2), does not count. A stanza from another machine has no latency,
+// since clocks differ.
 func (f *Fleet) countTraced(ls *loopState, c *client, e xmlstream.Element, t traceID, kind []byte,
 	isIQ bool) {
 	s := &f.steps[t.step]
 	y := ls.tally(t.step)
 	if string(kind) == "error" {
 		y.Failed++
-		ls.countFailure(stanzaFailure(s.name, e))
+		why := stanzaFailure(s.name, e)
+		ls.countFailure(why)
+		if s.request {
+			f.requestFailed(why)
+		}
 		f.completeDelivery(s)
 		return
 	}
-	if isIQ && string(kind) != "result" || !isIQ &&
-		(t.from == c.index && e.Is(stanza.PresenceName) || f.isCarbon(e)) {
+	if isIQ && string(kind) != "result" || !isIQ && t.from == c.index && e.Is(stanza.PresenceName) {
 		return
 	}
 	if isIQ {
@@ -272,18 +284,10 @@ func (f *Fleet) countTraced(ls *loopState, c *client, e xmlstream.Element, t tra
 	} else {
 		y.Done++
 	}
-	f.completeDelivery(s)
-}
-
-// isCarbon reports whether a message is a carbon (XEP-0280): a copy of a message that is addressed
-// to another resource.
-func (f *Fleet) isCarbon(e xmlstream.Element) bool {
-	if !f.sc.Clients.Carbons {
-		return false
+	if s.request {
+		f.requestEnded()
 	}
-	_, in := e.Child(xmpp.CarbonReceived)
-	_, out := e.Child(xmpp.CarbonSent)
-	return in || out
+	f.completeDelivery(s)
 }
 
 // stanzaFailure is a stanza error as a Failure. what names the request that it answers.

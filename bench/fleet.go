@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,6 +40,8 @@ type Fleet struct {
 	run       uint32            // a random number, in the ids of the stanzas that are measured: see traceID
 	tls       *tls.Config       // shared by all clients; nil: no TLS
 	limits    xmlstream.LimitID // of the clients' parsers
+	// messages may be carbons: see Scenario.copiesCarbons
+	watchCarbons bool
 
 	reactor *reactor.Reactor // runs the loops
 	loops   []*loopState     // by the number of the loop
@@ -190,6 +193,7 @@ func NewFleet(sc *Scenario, t Target, part Assignment, run uint32) (*Fleet, erro
 	f := &Fleet{target: t, sc: sc, run: run, tls: cfg, limits: limits, clients: make(map[uint32]*client),
 		serverFeatures: make(map[string]bool), awaitedIQs: make(map[string]chan xmlstream.Element),
 		notified: make(chan struct{}, 1), done: make(chan error, 1)}
+	f.watchCarbons = sc.copiesCarbons()
 	f.steps, f.firstStep = plan(sc)
 	f.windows = make([]*window, len(f.steps))
 	r, err := reactor.New(reactor.Config{Handshakes: 1 << 20, HandshakesPerAddr: 1 << 20, OutboxBytes: 4 << 20,
@@ -209,13 +213,17 @@ func NewFleet(sc *Scenario, t Target, part Assignment, run uint32) (*Fleet, erro
 			floods[a.Group] = floods[a.Group] || a.Kind == Flood
 		}
 	}
-	offset := 0
-	for i := range sc.Groups {
-		g := &sc.Groups[i]
+	offsets := sc.offsets()
+	for n := range sc.Groups {
+		g := &sc.Groups[n]
 		from, to := part.rangeOfGroup(g)
 		gr := group{name: g.Name, total: g.Count, clients: make([]*client, 0, to-from)}
 		for i := from; i < to; i++ {
-			c := &client{index: uint32(offset + i), loop: uint16(len(gr.clients) / 2 % len(f.loops))}
+			c := &client{index: uint32(offsets[n] + i), account: uint32(offsets[n] + i), group: uint16(n),
+				loop: uint16(len(gr.clients) / 2 % len(f.loops))}
+			if of := sc.groupNumber(g.Of); of >= 0 {
+				c.account = uint32(offsets[of] + i)
+			}
 			if len(gr.clients)%2 == 1 {
 				c.loop = uint16((len(gr.clients)/2 + 1) % len(f.loops))
 			}
@@ -226,7 +234,6 @@ func NewFleet(sc *Scenario, t Target, part Assignment, run uint32) (*Fleet, erro
 			f.clients[c.index] = c
 		}
 		f.groups = append(f.groups, gr)
-		offset += g.Count
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	f.stop = stop
@@ -241,10 +248,33 @@ func (f *Fleet) Close() error {
 	return <-f.done
 }
 
+// groupNumber is the number of the group of that name; -1 if there is none.
+func (s *Scenario) groupNumber(name string) int {
+	return slices.IndexFunc(s.Groups, func(g Group) bool { return g.Name == name })
+}
+
+// offsets are the indexes of the first clients of the groups: those with accounts of their own, and then
+// those with second devices.
+func (s *Scenario) offsets() []int {
+	offsets := make([]int, len(s.Groups))
+	next := 0
+	for _, second := range []bool{false, true} {
+		for i, g := range s.Groups {
+			if (g.Of != "") == second {
+				offsets[i] = next
+				next += g.Count
+			}
+		}
+	}
+	return offsets
+}
+
 // plan lists the steps of a scenario, and the id of each phase's first step. It depends on the
 // scenario only, so that all workers come to the same ids. A phase has first the steps of its
-// logins ("login" and its parts), joins or subscriptions, and then one for each action.
+// logins ("login" and its parts), joins, subscriptions or requests, then those of what its actions
+// cause, and then one for each action.
 func plan(sc *Scenario) (steps []step, first []uint16) {
+	offsets := sc.offsets()
 	for i, p := range sc.Phases {
 		first = append(first, uint16(len(steps)))
 		add := func(name string, open, part bool, late time.Duration) {
@@ -264,10 +294,26 @@ func plan(sc *Scenario) (steps []step, first []uint16) {
 			add("subscribe", false, false, time.Second)
 		case Join:
 			add("join", false, false, time.Second)
+		case Carbons:
+			add("request", false, false, time.Second)
+			steps[len(steps)-1].request = true
+		}
+		effects := make(map[string]uint16) // by the action's step and what it causes
+		for _, a := range p.Do {
+			if a.Copies != "" {
+				add(a.Step+"-carbons", a.Rate > 0, false, time.Duration(cmp.Or(a.Late, Span(time.Second))))
+				steps[len(steps)-1].isEffect = true
+				effects[a.Step] = steps[len(steps)-1].id
+			}
 		}
 		for _, a := range p.Do {
 			add(a.Step, a.Rate > 0, false, time.Duration(cmp.Or(a.Late, Span(time.Second))))
-			steps[len(steps)-1].flood = a.Kind == Flood
+			s := &steps[len(steps)-1]
+			s.flood = a.Kind == Flood
+			if s.carbons = effects[a.Step]; s.carbons != 0 {
+				s.copies = a.Copies
+				s.deviceAt = offsets[sc.groupNumber(a.Copies)] - offsets[sc.groupNumber(a.To)]
+			}
 		}
 	}
 	return steps, append(first, uint16(len(steps)))
@@ -416,7 +462,7 @@ func (f *Fleet) markOffline(c *client) {
 	if c.online.Swap(false) {
 		f.sessions.Add(-1)
 	}
-	c.flags &^= flagSM | flagNotReading
+	c.flags &^= flagSM | flagNotReading | flagCarbons
 	c.sm, c.room, c.pending = nil, nil, nil
 	f.notify()
 }

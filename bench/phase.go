@@ -52,6 +52,8 @@ func (f *Fleet) Phase(ctx context.Context, k int, part Assignment) error {
 		return f.befriend(ctx, k, list)
 	case Join:
 		return f.join(ctx, k, list, part)
+	case Carbons:
+		return f.turnCarbons(ctx, k, list)
 	}
 	return f.drain(ctx, list)
 }
@@ -284,7 +286,7 @@ func (f *Fleet) failRequester(c *client, to []byte, why Failure) {
 	if !ok || o == nil || o == c {
 		return
 	}
-	ls, bare := f.loops[o.loop], []byte(f.target.name(int(c.index))+"@"+f.target.Domain)
+	ls, bare := f.loops[o.loop], []byte(f.bareAddress(c))
 	ls.loop.Post(func() { f.completePending(ls, o, bare, false, why) })
 }
 
@@ -318,7 +320,7 @@ func (f *Fleet) befriend(ctx context.Context, k int, list []*client) error {
 		}
 	}
 	for _, x := range pairs {
-		bare := f.target.name(int(x.contact.index)) + "@" + f.target.Domain
+		bare := f.bareAddress(x.contact)
 		err := f.request(ctx, x.subscriber, pendingRequest{step: id, to: bare, contact: x.contact},
 			func(b []byte) []byte {
 				b = append(b, "<presence type='subscribe' to='"...)

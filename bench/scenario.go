@@ -35,7 +35,8 @@ type Scenario struct {
 
 // Clients are what all clients have in common.
 type Clients struct {
-	// Count is how many there are. Groups with a Share are parts of it.
+	// Count is how many accounts have clients. Groups with a Share are parts of it. Groups with Of have
+	// second clients of these accounts, which do not count.
 	Count int    `toml:"count,omitempty" least:"1" usual:"none"`
 	TLS   string `toml:"tls,omitempty"` // TLS is "none" (the default), "starttls" or "direct".
 	// Mechanism of SASL. "": SCRAM-SHA-1, otherwise SCRAM-SHA-256 or -512, otherwise PLAIN, as
@@ -61,6 +62,9 @@ type Group struct {
 	Count int    `toml:"count,omitempty" least:"1" usual:"none"` // Count of clients; or
 	// Share of Clients.Count, from 0 to 1.
 	Share float64 `toml:"share,omitempty" least:"0.000001" most:"1" usual:"none"`
+	// Of names another group: the clients of this one are second devices of its accounts, one each. It has
+	// neither Count nor Share; Check sets Count to that of the other group.
+	Of string `toml:"of,omitempty"`
 	// Apart gives the group a worker process of its own, at idle priority: clients that are measured
 	// do not wait for it, and its lag does not count. The group acts within itself only. Agents do not
 	// support it.
@@ -74,6 +78,7 @@ const (
 	Storm    = "storm"    // closes a share of the group's connections at once, and logs in again
 	Befriend = "befriend" // makes subscriptions to presence
 	Join     = "join"     // enters chat rooms
+	Carbons  = "carbons"  // turns message carbons on or off (XEP-0280)
 	Settle   = "settle"   // waits, for servers that tidy up before memory is measured
 	Drain    = "drain"    // waits for deliveries, then ends the streams
 )
@@ -92,6 +97,7 @@ type Phase struct {
 	// Rate of logins, in an open loop; 0: a closed loop, see InFlight.
 	Rate Rate `toml:"rate,omitempty" least:"1/h"`
 	// InFlight bounds the logins, subscriptions or joins in flight; 0: 200, of joins 1.
+	// Those of carbons are requests.
 	InFlight int `toml:"in_flight,omitempty" least:"1"`
 	// GoOn lets the run continue after a ramp that does not log in all clients, for lack of time or by
 	// failures.
@@ -109,6 +115,11 @@ type Phase struct {
 	// Clients that are left over enter none.
 	Rooms     int `toml:"rooms,omitempty" least:"1" usual:"none"`
 	Occupants int `toml:"occupants,omitempty" least:"1" usual:"none"` // Occupants: see Rooms.
+	// Off of carbons: they are turned off.
+	Off bool `toml:"off,omitempty"`
+	// Base of a hold is the name of an earlier one that does the same without what is to be measured: the
+	// figure added_cpu_us is by how much an operation of this phase costs the server more.
+	Base string `toml:"base,omitempty"`
 	// Do has the actions of a hold or a storm, which run side by side.
 	Do []Action `toml:"do,omitempty"`
 }
@@ -166,6 +177,9 @@ type Action struct {
 	Count int `toml:"count,omitempty" least:"1" most:"20000"`
 	// To is the group that receives chat and flood messages; "": partners in the own group.
 	To string `toml:"to,omitempty"`
+	// Copies of chat is the group with Of that gets carbons of what To receives. They are counted as a step
+	// of their own, "chat-carbons".
+	Copies string `toml:"copies,omitempty"`
 	// Stars of presence: only the first clients of the group send; 0: those with subscribers.
 	Stars int `toml:"stars,omitempty" least:"0"`
 }
@@ -226,7 +240,7 @@ func Parse(name string, text []byte) (*Scenario, error) {
 }
 
 var (
-	phaseKinds  = []string{Ramp, Hold, Storm, Befriend, Join, Settle, Drain}
+	phaseKinds  = []string{Ramp, Hold, Storm, Befriend, Join, Carbons, Settle, Drain}
 	actionKinds = []string{Chat, Presence, Roster, GroupChat, Archive, Ping, Slow, Flood}
 	features    = []string{"muc", "mam", "sm", "carbons", "sasl2", "register"}
 )
@@ -278,6 +292,13 @@ func (s *Scenario) Check() error {
 			return tomlstrict.At(append(here, "name"), "group %d needs a name of its own", i+1)
 		}
 		names[g.Name] = true
+		if g.Of != "" {
+			if g.Share != 0 {
+				return tomlstrict.At(append(here, "share"), "group %q is of %q, and has a share: leave it out, it has "+
+					"as many clients as the other", g.Name, g.Of)
+			}
+			continue
+		}
 		if g.Count != 0 && g.Share != 0 {
 			return tomlstrict.At(append(here, "share"), "group %q has a share and a count: write one of them", g.Name)
 		}
@@ -298,6 +319,9 @@ func (s *Scenario) Check() error {
 	total := 0
 	for i, n := range apportion(weights, wanted) {
 		g := &s.Groups[i]
+		if g.Of != "" {
+			continue
+		}
 		if g.Count == 0 {
 			g.Count, g.Share = n, 0 // a second Check must not round again
 		}
@@ -313,6 +337,11 @@ func (s *Scenario) Check() error {
 			s.Clients.Count, total)
 	}
 	s.Clients.Count = total
+	for i := range s.Groups {
+		if err := s.checkOf(&s.Groups[i], tomlstrict.Path{"group", i}); err != nil {
+			return err
+		}
+	}
 	if len(s.Phases) == 0 {
 		return tomlstrict.At(nil, "there is no [[phase]]")
 	}
@@ -338,6 +367,10 @@ func (s *Scenario) Check() error {
 			if !names[g] {
 				return tomlstrict.At(here("group"), "phase %q: there is no group %q", p.Name, g)
 			}
+			if s.group(g).Of != "" && (p.Kind == Befriend || p.Kind == Join) {
+				return tomlstrict.At(here("group"), "phase %q: group %q has second devices: the first ones of their "+
+					"accounts can %s others", p.Name, g, p.Kind)
+			}
 			if s.apart(g) && (p.Kind == Befriend || p.Kind == Join) {
 				return tomlstrict.At(here("group"), "phase %q: group %q is apart: it can't %s others", p.Name, g, p.Kind)
 			}
@@ -350,6 +383,11 @@ func (s *Scenario) Check() error {
 		}
 		if err := p.checkFields(here); err != nil {
 			return err
+		}
+		if p.Base != "" && !slices.ContainsFunc(s.Phases[:i], func(q Phase) bool {
+			return q.Name == p.Base && q.Kind == Hold
+		}) {
+			return tomlstrict.At(here("base"), "phase %q: there is no hold %q before it", p.Name, p.Base)
 		}
 		if p.Rate > MaxRate {
 			return tomlstrict.At(here("rate"), "phase %q: the rate is %g/s: up to %s", p.Name, float64(p.Rate),
@@ -405,7 +443,7 @@ func (p *Phase) checkFields(here func(key string) tomlstrict.Path) error {
 		kinds []string
 	}{
 		{"rate", p.Rate != 0, []string{Ramp, Storm}},
-		{"in_flight", p.InFlight != 0, []string{Ramp, Storm, Befriend, Join}},
+		{"in_flight", p.InFlight != 0, []string{Ramp, Storm, Befriend, Join, Carbons}},
 		{"grace", p.Grace != 0, []string{Hold}},
 		{"go_on", p.GoOn, []string{Ramp}},
 		{"share", p.Share != 0, []string{Storm}},
@@ -414,6 +452,8 @@ func (p *Phase) checkFields(here func(key string) tomlstrict.Path) error {
 		{"friends", p.Friends != 0, []string{Befriend}},
 		{"rooms", p.Rooms != 0, []string{Join}},
 		{"occupants", p.Occupants != 0, []string{Join}},
+		{"off", p.Off, []string{Carbons}},
+		{"base", p.Base != "", []string{Hold}},
 	} {
 		if f.set && !slices.Contains(f.kinds, p.Kind) {
 			return tomlstrict.At(here(f.key), "phase %q: %s is for a %s: a %s does not use it", p.Name, f.key,
@@ -429,7 +469,7 @@ func (p *Phase) checkFields(here func(key string) tomlstrict.Path) error {
 		setDefault(&p.Grace, Span(10*time.Second))
 	case p.Kind == Join:
 		setDefault(&p.InFlight, 1)
-	case (p.Kind == Ramp || p.Kind == Storm) && p.Rate == 0 || p.Kind == Befriend:
+	case (p.Kind == Ramp || p.Kind == Storm) && p.Rate == 0 || p.Kind == Befriend || p.Kind == Carbons:
 		setDefault(&p.InFlight, 200)
 	}
 	if p.Kind == Storm {
@@ -449,6 +489,40 @@ func (s *Scenario) members(groups []string) (n int) {
 		}
 	}
 	return n
+}
+
+// checkOf is Check of the field Of of a group, whose path in the file is here. It sets the group's Count to
+// that of the group that Of names.
+func (s *Scenario) checkOf(g *Group, here tomlstrict.Path) error {
+	if g.Of == "" {
+		return nil
+	}
+	of := s.group(g.Of)
+	switch {
+	case of == nil:
+		return tomlstrict.At(append(here, "of"), "group %q is of %q: there is no such group", g.Name, g.Of)
+	case of.Of != "":
+		return tomlstrict.At(append(here, "of"), "group %q is of %q, which has second devices itself: name the "+
+			"group of the first ones", g.Name, g.Of)
+	case g.Apart != of.Apart:
+		return tomlstrict.At(append(here, "of"), "of groups %q and %q one is apart: the devices of an account are "+
+			"in one process", g.Name, g.Of)
+	case g.Count != 0 && g.Count != of.Count:
+		return tomlstrict.At(append(here, "count"), "group %q is of %q, and has a count: leave it out, it has as "+
+			"many clients as the other", g.Name, g.Of)
+	}
+	g.Count = of.Count
+	return nil
+}
+
+// group is the group of that name; nil if there is none.
+func (s *Scenario) group(name string) *Group {
+	for i := range s.Groups {
+		if s.Groups[i].Name == name {
+			return &s.Groups[i]
+		}
+	}
+	return nil
 }
 
 // apportion rounds weights to whole numbers that add up to n, by largest remainders (Hamilton's
@@ -492,6 +566,13 @@ func (a *Action) check(s *Scenario, p *Phase, groups, steps map[string]bool) err
 		return tomlstrict.At(tomlstrict.Path{"step"}, "%q needs a step of its own, without dots and blanks", a.Step)
 	}
 	steps[a.Step] = true
+	if effect := a.Step + "-carbons"; a.Copies != "" {
+		if steps[effect] {
+			return tomlstrict.At(tomlstrict.Path{"copies"}, "%q: its carbons are the step %q, and there is an action "+
+				"of that name", a.Step, effect)
+		}
+		steps[effect] = true
+	}
 	if a.Group == "" {
 		a.Group = p.Group[0]
 	}
@@ -513,6 +594,11 @@ func (a *Action) check(s *Scenario, p *Phase, groups, steps map[string]bool) err
 			return tomlstrict.At(tomlstrict.Path{"count"}, "%q: count is %d: up to %d", a.Step, a.Count, maxHostile)
 		}
 	}
+	if a.Copies != "" && (!groups[a.Copies] || s.group(a.Copies).Of != a.To || a.To == "") {
+		return tomlstrict.At(tomlstrict.Path{"copies"},
+			"%q: copies is %q: it is a group whose clients are second devices of the group in to (of = \"…\")",
+			a.Step, a.Copies)
+	}
 	paced := !attack && a.Kind != Slow && a.Kind != Flood
 	for _, f := range []struct {
 		key   string
@@ -533,6 +619,7 @@ func (a *Action) check(s *Scenario, p *Phase, groups, steps map[string]bool) err
 		{"contacts", a.Contacts != 0, a.Kind == Roster, "roster"},
 		{"count", a.Count != 0, attack, "attacks (" + Hostile + "…)"},
 		{"to", a.To != "", a.Kind == Chat || a.Kind == Flood, "chat and flood"},
+		{"copies", a.Copies != "", a.Kind == Chat, "chat"},
 		{"stars", a.Stars != 0, a.Kind == Presence, "presence"},
 	} {
 		if f.set && !f.means {
@@ -617,23 +704,29 @@ type Overrides struct {
 // hold; rates are factors. The error says why the scenario can't be run so.
 func (s *Scenario) Override(c Overrides) error {
 	if c.Clients > 0 && s.Clients.Count > 0 {
-		if c.Clients < len(s.Groups) {
-			return fmt.Errorf("%d clients can't be %d groups: a client for each of them at least", c.Clients,
-				len(s.Groups))
-		}
+		divided := 0
 		weights := make([]float64, len(s.Groups))
-		for i, g := range s.Groups {
-			weights[i] = float64(g.Count) / float64(s.Clients.Count) * float64(c.Clients)
+		for i := range s.Groups {
+			if g := &s.Groups[i]; g.Of != "" {
+				g.Count = 0 // that of the other group, which Check knows
+			} else {
+				divided++
+				weights[i] = float64(g.Count) / float64(s.Clients.Count) * float64(c.Clients)
+			}
+		}
+		if c.Clients < divided {
+			return fmt.Errorf("%d clients can't be %d groups: a client for each of them at least", c.Clients,
+				divided)
 		}
 		parts := apportion(weights, c.Clients)
 		for i := range parts {
-			if parts[i] == 0 { // the largest group gives a client to one that would have none
+			if parts[i] == 0 && s.Groups[i].Of == "" { // the largest group gives a client to one that would have none
 				parts[slices.Index(parts, slices.Max(parts))]--
 				parts[i]++
 			}
 		}
 		for i := range parts {
-			s.Groups[i].Count = parts[i]
+			s.Groups[i].Count = parts[i] // 0 of a group with Of
 		}
 		s.Clients.Count = c.Clients
 	}
@@ -673,8 +766,8 @@ func (s *Scenario) Override(c Overrides) error {
 	return s.Check()
 }
 
-// Accounts is how many accounts the scenario needs: one for each client and, after those, one for
-// each connection of the largest attack. It is good after Check.
+// Accounts is how many accounts the scenario needs: one for each client, without second devices, and,
+// after those, one for each connection of the largest attack. It is good after Check.
 func (s *Scenario) Accounts() int {
 	n := 0
 	for _, p := range s.Phases {
@@ -685,6 +778,15 @@ func (s *Scenario) Accounts() int {
 		}
 	}
 	return s.Clients.Count + n
+}
+
+// Sessions is how many clients the scenario has, with second devices. It is good after Check.
+func (s *Scenario) Sessions() int {
+	n := 0
+	for _, g := range s.Groups {
+		n += g.Count
+	}
+	return n
 }
 
 // Source is the text that the scenario was read from. If it was overridden or made in Go, Source is

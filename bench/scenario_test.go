@@ -103,6 +103,9 @@ func TestScenarioRefusesAbsurdValues(t *testing.T) {
 // don't add up.
 func TestScenarioRefusesWhatMeansNothing(t *testing.T) {
 	clients := "[clients]\ncount = 10\n"
+	second := "[[group]]\nname='a'\ncount=2\n[[group]]\nname='b'\n"
+	secondChat := second + "of='a'\n[[phase]]\nkind='hold'\nlength='1s'\ngroup=['a']\n[[phase.do]]\n" +
+		"kind='chat'\n"
 	phase := clients + "[[phase]]\nkind = 'hold'\nlength = '1s'\n[[phase.do]]\n"
 	for _, c := range []struct{ text, want string }{
 		{clients + "[[phase]]\nkind='settle'\nlength='1s'\nrate='5/s'",
@@ -135,6 +138,26 @@ func TestScenarioRefusesWhatMeansNothing(t *testing.T) {
 		{phase + "kind='chat'\nrate='1/s'\ncount=9", "x.toml:9: phase \"hold\": \"chat\" does not use count"},
 		{phase + "kind='hostile-login'\nwindow=9", "x.toml:8: phase \"hold\": \"hostile-login\" does not " +
 			"use window"},
+		{clients + "[[phase]]\nkind='ramp'\noff=true", "x.toml:5: phase \"ramp\": off is for a carbons"},
+		{clients + "[[phase]]\nkind='ramp'\nbase='x'", "x.toml:5: phase \"ramp\": base is for a hold"},
+		{clients + "[[phase]]\nkind='hold'\nlength='1s'\nbase='hold'",
+			"x.toml:6: phase \"hold\": there is no hold \"hold\" before it"},
+		{phase + "kind='ping'\nrate='1/s'\ncopies='all'",
+			"x.toml:9: phase \"hold\": \"ping\": copies is \"all\": "},
+		{phase + "kind='chat'\nrate='1/s'\ncopies='x'", "x.toml:9: phase \"hold\": \"chat\": copies is \"x\": "},
+		{second + "of='x'\n[[phase]]\nkind='ramp'", "x.toml:6: group \"b\" is of \"x\": there is no such group"},
+		{second + "of='b'\n[[phase]]\nkind='ramp'", "x.toml:6: group \"b\" is of \"b\", which has second devices"},
+		{second + "of='a'\ncount=3\n[[phase]]\nkind='ramp'", "x.toml:7: group \"b\" is of \"a\", and has a count"},
+		{second + "of='a'\nshare=0.5\n[[phase]]\nkind='ramp'",
+			"x.toml:7: group \"b\" is of \"a\", and has a share"},
+		{second + "of='a'\napart=true\n[[phase]]\nkind='ramp'", "x.toml:6: of groups \"b\" and \"a\" one is apart"},
+		{second + "of='a'\n[[phase]]\nkind='join'\nrooms=1\noccupants=2",
+			"x.toml:7: phase \"join\": group \"b\" has second devices"},
+		{secondChat + "rate='1/s'\n" +
+			"copies='b'", "x.toml:14: phase \"hold\": \"chat\": copies is \"b\": "},
+		{secondChat + "rate='1/s'\n" +
+			"to='a'\ncopies='b'\n[[phase.do]]\nkind='chat'\nrate='1/s'\nstep='chat-carbons'",
+			"x.toml:19: phase \"hold\": \"chat-carbons\" needs a step of its own"},
 		{clients + "[[group]]\nname='a'\nshare=0.5\n[[group]]\nname='b'\ncount=200\n[[phase]]\nkind='ramp'",
 			"x.toml:2: clients.count is 10, and the groups have 205 together"},
 	} {

@@ -15,6 +15,11 @@ type faults struct {
 	drop, duplicate, reorder every
 	messageErrors, iqErrors  every
 	approvals                every
+	dropCarbons              every
+	duplicateCarbons         every
+	forgeCarbons             every
+	echoCarbons              every
+	refuseCarbons            every
 	condition                string
 	delay                    time.Duration
 	refuse                   string
@@ -63,6 +68,21 @@ func (f *Faults) Delay(d time.Duration) { f.set(func(x *faults) { x.delay = d })
 func (f *Faults) ErrorEvery(n int, condition string) {
 	f.set(func(x *faults) { x.messageErrors, x.iqErrors, x.condition = every{n: n}, every{n: n}, condition })
 }
+
+// DropCarbons loses every n-th carbon.
+func (f *Faults) DropCarbons(n int) { f.set(func(x *faults) { x.dropCarbons = every{n: n} }) }
+
+// DuplicateCarbons sends every n-th carbon twice.
+func (f *Faults) DuplicateCarbons(n int) { f.set(func(x *faults) { x.duplicateCarbons = every{n: n} }) }
+
+// ForgeCarbons sends every n-th carbon from another account than that which it is for.
+func (f *Faults) ForgeCarbons(n int) { f.set(func(x *faults) { x.forgeCarbons = every{n: n} }) }
+
+// EchoCarbons also sends a carbon of every n-th message to the session that has sent it.
+func (f *Faults) EchoCarbons(n int) { f.set(func(x *faults) { x.echoCarbons = every{n: n} }) }
+
+// RefuseCarbons answers every n-th request to turn carbons on with resource-constraint.
+func (f *Faults) RefuseCarbons(n int) { f.set(func(x *faults) { x.refuseCarbons = every{n: n} }) }
 
 // RefuseApprovals answers every n-th presence of type subscribed with resource-constraint, as if its sender's
 // roster were full, and does nothing else with it.

@@ -13,6 +13,7 @@ import (
 
 var (
 	rosterItem = xmlstream.N(xmpp.NSRoster, "item")
+	bodyName   = xmlstream.N(stanza.NSClient, "body")
 )
 
 // iq answers a request, or passes an IQ on to the session it is for.
@@ -84,6 +85,10 @@ func (s *Server) answer(c *client, to jid.JID, kind string, e xmlstream.Element)
 			delete(s.accounts, c.user)
 			return "", ""
 		}
+	case xmpp.NSCarbons:
+		if !get {
+			return "", s.setCarbons(c, e)
+		}
 	case xmpp.NSMAM:
 		if !get {
 			return s.archive(c, e)
@@ -95,7 +100,7 @@ func (s *Server) answer(c *client, to jid.JID, kind string, e xmlstream.Element)
 // info is the answer to disco#info of the server, the rooms or an account.
 func (s *Server) info(to jid.JID) string {
 	category, kind, features := "server", "im", []string{xmpp.NSDiscoInfo, xmpp.NSDiscoItems, xmpp.NSPing,
-		xmpp.NSVersion, xmpp.NSRegister}
+		xmpp.NSVersion, xmpp.NSRegister, xmpp.NSCarbons}
 	switch {
 	case s.isRoom(to):
 		category, kind, features = "conference", "text",

@@ -10,7 +10,7 @@
 //
 // It supports logins (STARTTLS, direct TLS, SASL, SASL2 with Bind 2 and FAST, registration),
 // messages to full and bare addresses, presence, rosters, chat rooms at conference.<domain>,
-// archive queries, pings, disco and software versions. It checks little: a client that violates the
+// carbons, archive queries, pings, disco and software versions. It checks little: a client that violates the
 // protocol may not notice.
 package stub
 
@@ -106,6 +106,12 @@ type Stats struct {
 	Presences  uint64 // presences times receivers
 	IQs        uint64 // requests, answered or passed on
 	Severed    uint64 // connections that a fault closed
+
+	Carbons           uint64 // copies that sessions should have got
+	DroppedCarbons    uint64 // of Carbons: that were never sent
+	DuplicatedCarbons uint64 // of Carbons: that were sent twice
+	ForgedCarbons     uint64 // of Carbons: that were from another account
+	EchoedCarbons     uint64 // copies to the session that had sent the message: not in Carbons
 }
 
 // Start starts a server: it fills in the defaults of cfg, checks mechanisms and domain, makes a

@@ -369,6 +369,35 @@ func TestQueries(t *testing.T) {
 	}
 }
 
+// The other sessions of both sides that have asked for carbons get one of each message.
+func TestCarbons(t *testing.T) {
+	s := start(t, Config{})
+	a, a2 := login(t, s, 1), loginAs(t, s, 1, "two")
+	b, b2, b3 := login(t, s, 2), loginAs(t, s, 2, "two"), loginAs(t, s, 2, "three")
+	for _, p := range []*peer{a, a2, b, b2} {
+		p.say("<iq type='set' id='c'><enable xmlns='urn:xmpp:carbons:2'/></iq>")
+		p.get("type='result'", "id='c'")
+	}
+	a.say("<message type='chat' id='1' to='%s'><body>x</body></message>", b.jid)
+	b.get("<message type='chat' id='1'", "<body>x</body>")
+	b2.get("from='bench2@localhost'", "to='"+b2.jid+"'", "<received xmlns='urn:xmpp:carbons:2'><forwarded "+
+		"xmlns='urn:xmpp:forward:0'><message xmlns='jabber:client' type='chat' id='1'", "<body>x</body>")
+	a2.get("from='bench1@localhost'", "<sent xmlns='urn:xmpp:carbons:2'>", "id='1'")
+	a.say("<message type='headline' id='2' to='%s'><body>x</body></message>", b.jid)
+	b.get("id='2'")
+	b2.say("<iq type='set' id='d'><disable xmlns='urn:xmpp:carbons:2'/></iq>")
+	b2.get("type='result'", "id='d'")
+	a.say("<message type='chat' id='3' to='%s'><body>x</body></message>", b.jid)
+	b.get("id='3'")
+	a2.get("id='3'")
+	for _, p := range []*peer{a, a2, b, b2, b3} {
+		p.quiet()
+	}
+	if st := s.Stats(); st.Carbons != 3 {
+		t.Errorf("%d carbons", st.Carbons)
+	}
+}
+
 func TestArchive(t *testing.T) {
 	s := start(t, Config{Archive: 10})
 	a := login(t, s, 1)
