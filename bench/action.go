@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -100,6 +101,9 @@ func (f *Fleet) runAction(ctx context.Context, k, j int, start int64, length tim
 	}
 	order := newPermutation(len(list), f.run)
 	pick := func(n int) *client { return list[order.at(n)] }
+	if s := f.steps[id].pushes; s != 0 {
+		f.pushStep.Store(uint32(s))
+	}
 	fire := f.operationFunc(a, id, list, to, order, start+int64(length)+sendGrace)
 	if a.Window > 0 {
 		f.closedLoop(ctx, id, max(1, int(float64(a.Window)*part+.5)), pick,
@@ -117,6 +121,9 @@ func (f *Fleet) runAction(ctx context.Context, k, j int, start int64, length tim
 			y.Intended += unsent
 			y.Unsent += unsent
 		})
+	}
+	if a.Away && !errors.Is(ctx.Err(), context.Canceled) {
+		f.awaitHandled(ctx, list) // no receiver shows that the server is done with a message
 	}
 	return nil
 }
@@ -243,6 +250,21 @@ func (f *Fleet) operationFunc(a *Action, id uint16, list, to []*client, o permut
 		switch a.Kind {
 		case Chat:
 			p := partner(ls, op)
+			if a.Away {
+				if p.online.Load() {
+					fail(Failure{"a receiver was online", "log its group out with a drain before this phase"})
+					return
+				}
+				t.seq = c.sent.next(id, p.index)
+				b = ls.message(b, t, "chat", f.bareAddress(p), a.Body)
+				if !open { // its answer makes room in the window
+					b = f.appendPing(b, t)
+				}
+				if s := &f.steps[id]; s.pushes != 0 {
+					f.expectPush(ls, s.pushes, p, at)
+				}
+				break
+			}
 			jid := p.jid.Load()
 			if jid == nil || !p.online.Load() {
 				fail(Failure{"a receiver was not online", "look at the other failures"})
@@ -263,9 +285,7 @@ func (f *Fleet) operationFunc(a *Action, id uint16, list, to []*client, o permut
 			b = append(b, "</show></presence>"...)
 		case Ping:
 			t.seq = c.sent.next(id, manyReceivers)
-			b = append(b, "<iq type='get' id='"...)
-			b = t.append(b)
-			b = append(append(append(b, "' to='"...), f.target.Domain...), "'><ping xmlns='"+xmpp.NSPing+"'/></iq>"...)
+			b = f.appendPing(b, t)
 		case Roster:
 			t.seq = c.sent.next(id, manyReceivers)
 			b = append(b, "<iq type='set' id='"...)
@@ -304,6 +324,14 @@ func (f *Fleet) operationFunc(a *Action, id uint16, list, to []*client, o permut
 			f.expectCarbon(ls, s, receiver)
 		}
 	}
+}
+
+// appendPing appends a ping of the server (XEP-0199) to b.
+func (f *Fleet) appendPing(b []byte, t traceID) []byte {
+	b = append(b, "<iq type='get' id='"...)
+	b = t.append(b)
+	b = append(append(b, "' to='"...), f.target.Domain...)
+	return append(b, "'><ping xmlns='"+xmpp.NSPing+"'/></iq>"...)
 }
 
 // message appends a message with body bytes of text to b.

@@ -34,6 +34,8 @@ type client struct {
 	pending     []pendingRequest       // joins and subscriptions that are not answered
 	page        string                 // the archive id before which the next page ends; "": the newest page
 	fast        *fastToken             // the token of the next login; nil: none
+	// where its pushes go; nil: it has not registered
+	push atomic.Pointer[pushRegistration]
 }
 
 // Flags of a client.
@@ -255,10 +257,16 @@ func (f *Fleet) countTraced(ls *loopState, c *client, e xmlstream.Element, t tra
 		if s.request {
 			f.requestFailed(why)
 		}
-		f.completeDelivery(s)
+		if !s.away || isIQ { // a message to a receiver that is away is followed by a ping, whose answer counts
+			f.completeDelivery(s)
+		}
 		return
 	}
 	if isIQ && string(kind) != "result" || !isIQ && t.from == c.index && e.Is(stanza.PresenceName) {
+		return
+	}
+	if s.away && isIQ { // the ping that follows a message in a closed loop
+		f.completeDelivery(s)
 		return
 	}
 	if isIQ {
@@ -279,10 +287,13 @@ func (f *Fleet) countTraced(ls *loopState, c *client, e xmlstream.Element, t tra
 			y.Reordered++
 		}
 	}
-	if t.boot == bootID {
+	if t.boot == bootID && !s.away {
 		y.done(ls.readAt-t.at, s.lateAfter)
 	} else {
 		y.Done++
+	}
+	if s.away {
+		return
 	}
 	if s.request {
 		f.requestEnded()
@@ -341,7 +352,8 @@ func streamFailure(e xmlstream.Element) Failure {
 }
 
 // replyIQ handles an IQ that is not measured. It passes an answer to queryIQ, and answers a
-// request: pings and roster pushes with a result, others with service-unavailable.
+// request: pings, roster pushes and pushes to an app server with a result, others with
+// service-unavailable.
 func (f *Fleet) replyIQ(ls *loopState, c *client, e xmlstream.Element, kind []byte) {
 	id, _ := e.Attr(stanza.AttrID)
 	switch string(kind) {
@@ -351,7 +363,7 @@ func (f *Fleet) replyIQ(ls *loopState, c *client, e xmlstream.Element, kind []by
 	}
 	b := append(f.scratch(c), "<iq type='"...)
 	child, _ := e.First()
-	known := child.Is(xmpp.Roster) || child.Is(xmpp.Ping)
+	known := child.Is(xmpp.Roster) || child.Is(xmpp.Ping) || f.answerPush(ls, c, child)
 	if known {
 		b = append(b, "result' id='"...)
 	} else {

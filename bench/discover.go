@@ -67,7 +67,7 @@ func Discover(ctx context.Context, t Target, clients Clients) (*Capabilities, er
 		}
 	}
 	for feature, ns := range map[string]string{"mam": xmpp.NSMAM, "carbons": xmpp.NSCarbons,
-		"register": xmpp.NSRegister} {
+		"push": xmpp.NSPush, "register": xmpp.NSRegister} {
 		if slices.Contains(vars, ns) {
 			o.Features = append(o.Features, feature)
 		}

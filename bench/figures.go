@@ -25,6 +25,9 @@ func (c *collector) figures() {
 		s := &r.Steps[i]
 		if st := c.stepOf(s); !st.isPart && !st.isEffect {
 			done[s.Phase] += s.Done
+			if st.away && s.Sent > s.Failed { // they are done in a later phase
+				done[s.Phase] += s.Sent - s.Failed - s.Done
+			}
 		}
 	}
 	for i, p := range r.Phases {
@@ -109,6 +112,14 @@ func (c *collector) figures() {
 		add(n+".duplicated", float64(s.Duplicated), "count", "lower", "came again")
 		add(n+".reordered", float64(s.Reordered), "count", "lower", "came after a later one of the same sender")
 		add(n+".failed", float64(s.Failed), "count", "lower", "answered by an error, or could not be sent")
+		if st := c.stepOf(s); st.pushes != 0 && s.Sent > 0 {
+			for j := range r.Steps {
+				if e := &r.Steps[j]; e.Phase == s.Phase && e.Name == s.Name+"-pushes" {
+					add(n+"-pushes.per_message", float64(e.Done)/float64(s.Sent), "ratio", "lower",
+						"pushes for each message: 1, or less where the server makes one of several")
+				}
+			}
+		}
 		add(n+".wrong", float64(s.Wrong), "count", "lower", "came and was not as it must be")
 		add(n+".late", float64(s.Late), "count", "lower", fmt.Sprintf("took over %g ms", s.LateAfter))
 		if c.stepOf(s).isEffect {
@@ -213,7 +224,7 @@ func (c *collector) warn() {
 				s.Phase, s.Name, s.Unsent, s.Intended)
 			continue
 		}
-		if !s.Open || c.stepOf(s).isPart || s.Lag.Count() == 0 {
+		if st := c.stepOf(s); !s.Open || st.isPart || st.away || s.Lag.Count() == 0 { // away: without latency
 			continue
 		}
 		lag, lat := s.Lag.Quantile(.99), s.Latency.Quantile(.99)

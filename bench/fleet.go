@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -42,6 +43,8 @@ type Fleet struct {
 	limits    xmlstream.LimitID // of the clients' parsers
 	// messages may be carbons: see Scenario.copiesCarbons
 	watchCarbons bool
+	appServers   map[uint16]bool // by the number of the group; see findAppServers
+	pushStep     atomic.Uint32   // the last step that counts pushes and has begun; 0: none
 
 	reactor *reactor.Reactor // runs the loops
 	loops   []*loopState     // by the number of the loop
@@ -194,6 +197,7 @@ func NewFleet(sc *Scenario, t Target, part Assignment, run uint32) (*Fleet, erro
 		serverFeatures: make(map[string]bool), awaitedIQs: make(map[string]chan xmlstream.Element),
 		notified: make(chan struct{}, 1), done: make(chan error, 1)}
 	f.watchCarbons = sc.copiesCarbons()
+	f.findAppServers()
 	f.steps, f.firstStep = plan(sc)
 	f.windows = make([]*window, len(f.steps))
 	r, err := reactor.New(reactor.Config{Handshakes: 1 << 20, HandshakesPerAddr: 1 << 20, OutboxBytes: 4 << 20,
@@ -294,23 +298,24 @@ func plan(sc *Scenario) (steps []step, first []uint16) {
 			add("subscribe", false, false, time.Second)
 		case Join:
 			add("join", false, false, time.Second)
-		case Carbons:
+		case Carbons, Push:
 			add("request", false, false, time.Second)
 			steps[len(steps)-1].request = true
 		}
-		effects := make(map[string]uint16) // by the action's step and what it causes
+		effects := make(map[string]uint16) // by name
 		for _, a := range p.Do {
-			if a.Copies != "" {
-				add(a.Step+"-carbons", a.Rate > 0, false, time.Duration(cmp.Or(a.Late, Span(time.Second))))
+			for _, effect := range slices.Sorted(maps.Keys(a.effects())) {
+				add(effect, a.Rate > 0, false, time.Duration(cmp.Or(a.Late, Span(time.Second))))
 				steps[len(steps)-1].isEffect = true
-				effects[a.Step] = steps[len(steps)-1].id
+				effects[effect] = steps[len(steps)-1].id
 			}
 		}
 		for _, a := range p.Do {
 			add(a.Step, a.Rate > 0, false, time.Duration(cmp.Or(a.Late, Span(time.Second))))
 			s := &steps[len(steps)-1]
 			s.flood = a.Kind == Flood
-			if s.carbons = effects[a.Step]; s.carbons != 0 {
+			s.away, s.pushes = a.Away, effects[a.Step+"-pushes"]
+			if s.carbons = effects[a.Step+"-carbons"]; s.carbons != 0 {
 				s.copies = a.Copies
 				s.deviceAt = offsets[sc.groupNumber(a.Copies)] - offsets[sc.groupNumber(a.To)]
 			}
@@ -405,7 +410,7 @@ func (f *Fleet) dialFunc(c *client, step uint16, intended int64) func() {
 		y.recordLag(n - intended)
 		c.login = &login{step: step, intended: intended, last: intended}
 		c.flags &^= flagFailureCounted
-		c.received.discardBefore(f.firstStep[f.steps[step].phase])
+		c.received.discardBefore(f.firstStep[f.steps[step].phase], f.isAway)
 		cfg := reactor.DialConfig{Addr: f.target.addr(f.sc.Clients.TLS),
 			Local:   f.target.source(f.sc.Clients.TLS, int(c.index), f.run),
 			Timeout: time.Duration(f.sc.Clients.Timeout), Handler: handler{f}, HandlerState: c}
@@ -424,6 +429,9 @@ func (f *Fleet) dialFunc(c *client, step uint16, intended int64) func() {
 		})
 	}
 }
+
+// isAway reports whether the messages of a step come at a later login.
+func (f *Fleet) isAway(step uint16) bool { return f.steps[step].away }
 
 // loginFailed ends a failed login: it is counted, and has no latency. It may be called on c's loop, also
 // when the login has ended already.

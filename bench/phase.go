@@ -54,6 +54,8 @@ func (f *Fleet) Phase(ctx context.Context, k int, part Assignment) error {
 		return f.join(ctx, k, list, part)
 	case Carbons:
 		return f.turnCarbons(ctx, k, list)
+	case Push:
+		return f.registerPush(ctx, k, list)
 	}
 	return f.drain(ctx, list)
 }

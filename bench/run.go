@@ -385,6 +385,14 @@ func (c *collector) phase(ctx context.Context, k int) error {
 	for _, w := range c.workers {
 		go func() { done <- w.Phase(phctx, k) }()
 	}
+	// What the phase waits for when the workers have ended it: its deliveries, or, in a ramp, the messages
+	// that waited for those who log in.
+	awaited := func(id uint16) bool {
+		if p.Kind == Ramp {
+			return c.steps[id].away
+		}
+		return id >= c.first[k] && !c.steps[id].away
+	}
 	start := time.Now()
 	var first error
 	every := time.NewTicker(100 * time.Millisecond)
@@ -416,8 +424,8 @@ func (c *collector) phase(ctx context.Context, k int) error {
 			c.progress(p, start)
 		}
 		if working == 0 && (first != nil || ctx.Err() != nil ||
-			!slices.Contains([]string{Hold, Storm, Drain}, p.Kind) ||
-			c.all.missing(c.first[k]) == 0 || time.Since(ended) > time.Duration(p.Grace)) {
+			!slices.Contains([]string{Hold, Storm, Drain, Ramp}, p.Kind) ||
+			c.all.missing(awaited) == 0 || time.Since(ended) > time.Duration(p.Grace)) {
 			break
 		}
 	}
@@ -498,9 +506,9 @@ func (c *collector) progress(p *Phase, start time.Time) {
 		g.Goal, g.Now, g.Waiting = c.scenario.Sessions(), c.bound, "sessions bound"
 	case Drain:
 		g.Waiting = "streams to end"
-	case Join, Befriend, Carbons:
+	case Join, Befriend, Carbons, Push:
 		g.Waiting = map[string]string{Join: "rooms to fill", Befriend: "subscriptions",
-			Carbons: "clients to turn carbons on or off"}[p.Kind]
+			Carbons: "clients to turn carbons on or off", Push: "clients to register"}[p.Kind]
 		if t := c.all.steps[c.first[c.current]]; t != nil {
 			g.Now, g.Goal = int(t.Done), int(t.Intended)
 		}

@@ -21,7 +21,7 @@ import (
 type Scenario struct {
 	Name  string `toml:"name,omitempty"`  // Name is for reports.
 	About string `toml:"about,omitempty"` // About says in a sentence what it measures.
-	// Requires are features that the server must offer: "muc", "mam", "sm", "carbons", "sasl2",
+	// Requires are features that the server must offer: "muc", "mam", "sm", "carbons", "push", "sasl2",
 	// "register".
 	Requires []string `toml:"requires,omitempty"`
 	Clients  Clients  `toml:"clients,omitempty"` // Clients is what all clients have in common.
@@ -79,6 +79,7 @@ const (
 	Befriend = "befriend" // makes subscriptions to presence
 	Join     = "join"     // enters chat rooms
 	Carbons  = "carbons"  // turns message carbons on or off (XEP-0280)
+	Push     = "push"     // registers with an app server of the run (XEP-0357)
 	Settle   = "settle"   // waits, for servers that tidy up before memory is measured
 	Drain    = "drain"    // waits for deliveries, then ends the streams
 )
@@ -92,12 +93,12 @@ type Phase struct {
 	// Length of a hold or a settle. Other phases may not take longer; their default is 10 minutes.
 	Length Span `toml:"length,omitempty" least:"1ms" usual:"none"`
 	// Grace is how long a hold waits for deliveries when its Length is over; 0: 10 s. It ends as soon
-	// as none is missing.
+	// as none is missing. Of a ramp it is how long it waits for messages that were kept for its clients.
 	Grace Span `toml:"grace,omitempty" least:"1ms"`
 	// Rate of logins, in an open loop; 0: a closed loop, see InFlight.
 	Rate Rate `toml:"rate,omitempty" least:"1/h"`
 	// InFlight bounds the logins, subscriptions or joins in flight; 0: 200, of joins 1.
-	// Those of carbons are requests.
+	// Those of carbons and push are requests.
 	InFlight int `toml:"in_flight,omitempty" least:"1"`
 	// GoOn lets the run continue after a ramp that does not log in all clients, for lack of time or by
 	// failures.
@@ -115,6 +116,8 @@ type Phase struct {
 	// Clients that are left over enter none.
 	Rooms     int `toml:"rooms,omitempty" least:"1" usual:"none"`
 	Occupants int `toml:"occupants,omitempty" least:"1" usual:"none"` // Occupants: see Rooms.
+	// To of push is the group of its app servers, whose clients are online.
+	To string `toml:"to,omitempty"`
 	// Off of carbons: they are turned off.
 	Off bool `toml:"off,omitempty"`
 	// Base of a hold is the name of an earlier one that does the same without what is to be measured: the
@@ -177,6 +180,12 @@ type Action struct {
 	Count int `toml:"count,omitempty" least:"1" most:"20000"`
 	// To is the group that receives chat and flood messages; "": partners in the own group.
 	To string `toml:"to,omitempty"`
+	// Away of chat: the receivers are offline, and messages go to their bare addresses. A message is done
+	// when a later ramp has brought it.
+	Away bool `toml:"away,omitempty"`
+	// Pushed of chat with Away: the receivers have registered in a phase of kind push. The pushes are counted
+	// as a step of their own, "chat-pushes".
+	Pushed bool `toml:"pushed,omitempty"`
 	// Copies of chat is the group with Of that gets carbons of what To receives. They are counted as a step
 	// of their own, "chat-carbons".
 	Copies string `toml:"copies,omitempty"`
@@ -240,9 +249,9 @@ func Parse(name string, text []byte) (*Scenario, error) {
 }
 
 var (
-	phaseKinds  = []string{Ramp, Hold, Storm, Befriend, Join, Carbons, Settle, Drain}
+	phaseKinds  = []string{Ramp, Hold, Storm, Befriend, Join, Carbons, Push, Settle, Drain}
 	actionKinds = []string{Chat, Presence, Roster, GroupChat, Archive, Ping, Slow, Flood}
-	features    = []string{"muc", "mam", "sm", "carbons", "sasl2", "register"}
+	features    = []string{"muc", "mam", "sm", "carbons", "push", "sasl2", "register"}
 )
 
 // Check fills in defaults, and returns an error if the scenario can't be run. The error is a
@@ -413,6 +422,10 @@ func (s *Scenario) Check() error {
 			return tomlstrict.At(here("rooms"), "phase %q: %d rooms of %d are more than %d clients: fewer "+
 				"rooms or occupants, or more clients", p.Name, p.Rooms, p.Occupants, clients)
 		}
+		if p.Kind == Push && (!names[p.To] || slices.Contains(p.Group, p.To)) {
+			return tomlstrict.At(here("to"), "phase %q: to is %q: it is the group of the app servers, which do not "+
+				"register themselves", p.Name, p.To)
+		}
 		if len(p.Do) > 0 && p.Kind != Hold && p.Kind != Storm {
 			return tomlstrict.At(here("do"), "phase %q: only a hold or a storm has things to do", p.Name)
 		}
@@ -426,6 +439,29 @@ func (s *Scenario) Check() error {
 						p.Name, m.Why)
 				}
 				return tomlstrict.At(tomlstrict.Path{"phase", i, "do", j}, "phase %q: %v", p.Name, err)
+			}
+		}
+	}
+	return s.checkAway()
+}
+
+// checkAway is Check of the actions with Away. Their receivers have to log in afterwards, or all messages
+// would count as lost; and for pushes they have to register before.
+func (s *Scenario) checkAway() error {
+	with := func(list []Phase, kind, group string) bool {
+		return slices.ContainsFunc(list, func(p Phase) bool {
+			return p.Kind == kind && slices.Contains(p.Group, group) && (kind != Ramp || p.Grace > 0)
+		})
+	}
+	for i, p := range s.Phases {
+		for j, a := range p.Do {
+			switch here := (tomlstrict.Path{"phase", i, "do", j}); {
+			case a.Away && !with(s.Phases[i+1:], Ramp, a.To):
+				return tomlstrict.At(append(here, "away"), "phase %q: %q: no ramp after it logs %q in and has a grace, "+
+					"in which the messages come: all would count as lost", p.Name, a.Step, a.To)
+			case a.Pushed && !with(s.Phases[:i], Push, a.To):
+				return tomlstrict.At(append(here, "pushed"), "phase %q: %q: no phase of kind push before it registers "+
+					"%q", p.Name, a.Step, a.To)
 			}
 		}
 	}
@@ -443,8 +479,9 @@ func (p *Phase) checkFields(here func(key string) tomlstrict.Path) error {
 		kinds []string
 	}{
 		{"rate", p.Rate != 0, []string{Ramp, Storm}},
-		{"in_flight", p.InFlight != 0, []string{Ramp, Storm, Befriend, Join, Carbons}},
-		{"grace", p.Grace != 0, []string{Hold}},
+		{"in_flight", p.InFlight != 0, []string{Ramp, Storm, Befriend, Join, Carbons, Push}},
+		{"grace", p.Grace != 0, []string{Hold, Ramp}},
+		{"to", p.To != "", []string{Push}},
 		{"go_on", p.GoOn, []string{Ramp}},
 		{"share", p.Share != 0, []string{Storm}},
 		{"gentle", p.Gentle, []string{Storm}},
@@ -469,7 +506,8 @@ func (p *Phase) checkFields(here func(key string) tomlstrict.Path) error {
 		setDefault(&p.Grace, Span(10*time.Second))
 	case p.Kind == Join:
 		setDefault(&p.InFlight, 1)
-	case (p.Kind == Ramp || p.Kind == Storm) && p.Rate == 0 || p.Kind == Befriend || p.Kind == Carbons:
+	case (p.Kind == Ramp || p.Kind == Storm) && p.Rate == 0,
+		slices.Contains([]string{Befriend, Carbons, Push}, p.Kind):
 		setDefault(&p.InFlight, 200)
 	}
 	if p.Kind == Storm {
@@ -566,10 +604,10 @@ func (a *Action) check(s *Scenario, p *Phase, groups, steps map[string]bool) err
 		return tomlstrict.At(tomlstrict.Path{"step"}, "%q needs a step of its own, without dots and blanks", a.Step)
 	}
 	steps[a.Step] = true
-	if effect := a.Step + "-carbons"; a.Copies != "" {
+	for effect, key := range a.effects() {
 		if steps[effect] {
-			return tomlstrict.At(tomlstrict.Path{"copies"}, "%q: its carbons are the step %q, and there is an action "+
-				"of that name", a.Step, effect)
+			return tomlstrict.At(tomlstrict.Path{key}, "%q: %s needs the step %q for what it counts, and there is an "+
+				"action of that name", a.Step, key, effect)
 		}
 		steps[effect] = true
 	}
@@ -619,7 +657,9 @@ func (a *Action) check(s *Scenario, p *Phase, groups, steps map[string]bool) err
 		{"contacts", a.Contacts != 0, a.Kind == Roster, "roster"},
 		{"count", a.Count != 0, attack, "attacks (" + Hostile + "…)"},
 		{"to", a.To != "", a.Kind == Chat || a.Kind == Flood, "chat and flood"},
-		{"copies", a.Copies != "", a.Kind == Chat, "chat"},
+		{"copies", a.Copies != "", a.Kind == Chat && !a.Away, "chat without away"},
+		{"away", a.Away, a.Kind == Chat && a.To != "", "chat with to"},
+		{"pushed", a.Pushed, a.Kind == Chat && a.Away, "chat with away"},
 		{"stars", a.Stars != 0, a.Kind == Presence, "presence"},
 	} {
 		if f.set && !f.means {
@@ -671,6 +711,18 @@ func (a *Action) check(s *Scenario, p *Phase, groups, steps map[string]bool) err
 		return tomlstrict.At(tomlstrict.Path{"body"}, "%q: body is %d: from 0 to 60,000 bytes", a.Step, a.Body)
 	}
 	return nil
+}
+
+// effects are the steps of what an action causes, by name, with the keys that ask for them.
+func (a *Action) effects() map[string]string {
+	m := make(map[string]string)
+	if a.Copies != "" {
+		m[a.Step+"-carbons"] = "copies"
+	}
+	if a.Pushed {
+		m[a.Step+"-pushes"] = "pushed"
+	}
+	return m
 }
 
 // apart reports whether a group is Apart, or, for "", whether any is.

@@ -24,6 +24,9 @@ type step struct {
 	carbons  uint16
 	deviceAt int
 	copies   string // the group of those devices
+	// the receivers are offline: a message is done when a later login has brought it
+	away   bool
+	pushes uint16 // the step that counts the pushes of its messages; 0: it has none
 }
 
 // A tally is what one loop has counted for one step since the last Collect. Each loop has tallies
@@ -145,10 +148,10 @@ func (t *total) addFailure(r result.Failure) {
 	t.failures = append(t.failures, r)
 }
 
-// missing is how many expected deliveries of the steps from first on have neither come nor failed.
-func (t *total) missing(first uint16) (n uint64) {
+// missing is how many expected deliveries have neither come nor failed, of the steps that of picks.
+func (t *total) missing(of func(id uint16) bool) (n uint64) {
 	for id, s := range t.steps {
-		if id >= first && s.Expected > s.Done+s.Failed {
+		if s.Expected > s.Done+s.Failed && of(id) {
 			n += s.Expected - s.Done - s.Failed
 		}
 	}

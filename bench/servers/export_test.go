@@ -75,11 +75,11 @@ func TestConfigurations(t *testing.T) {
 			map[string]string{"modules": `"+register", "-version"`}},
 		{"prosody.cfg.lua", "prosody", "prosody.cfg.lua.tmpl", nil, map[string]string{"modules": "", "root": "on"}},
 		{"prosody-all.cfg.lua", "prosody", "prosody.cfg.lua.tmpl",
-			map[string]string{"register": "on", "archive": "on", "sasl2": "on", "gc": "incremental",
-				"scram": "SHA-256"}, map[string]string{"modules": `"vcard4";`, "root": ""}},
+			map[string]string{"register": "on", "archive": "on", "push": "on", "sasl2": "on",
+				"gc": "incremental", "scram": "SHA-256"}, map[string]string{"modules": `"vcard4";`, "root": ""}},
 		{"ejabberd.yml", "ejabberd", "ejabberd.yml.tmpl", nil, map[string]string{"hash": "sha"}},
 		{"ejabberd-all.yml", "ejabberd", "ejabberd.yml.tmpl",
-			map[string]string{"register": "on", "archive": "on", "scram": "SHA-512"},
+			map[string]string{"register": "on", "archive": "on", "push": "on", "scram": "SHA-512"},
 			map[string]string{"hash": "sha512"}},
 	} {
 		t.Run(tt.golden, func(t *testing.T) {

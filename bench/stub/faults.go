@@ -20,6 +20,10 @@ type faults struct {
 	forgeCarbons             every
 	echoCarbons              every
 	refuseCarbons            every
+	dropKept, duplicateKept  every
+	dropPushes               every
+	duplicatePushes          every
+	misdirectPushes          every
 	condition                string
 	delay                    time.Duration
 	refuse                   string
@@ -83,6 +87,21 @@ func (f *Faults) EchoCarbons(n int) { f.set(func(x *faults) { x.echoCarbons = ev
 
 // RefuseCarbons answers every n-th request to turn carbons on with resource-constraint.
 func (f *Faults) RefuseCarbons(n int) { f.set(func(x *faults) { x.refuseCarbons = every{n: n} }) }
+
+// DropKept loses every n-th message that is kept for an account without a session.
+func (f *Faults) DropKept(n int) { f.set(func(x *faults) { x.dropKept = every{n: n} }) }
+
+// DuplicateKept delivers every n-th message that was kept twice.
+func (f *Faults) DuplicateKept(n int) { f.set(func(x *faults) { x.duplicateKept = every{n: n} }) }
+
+// DropPushes loses every n-th push.
+func (f *Faults) DropPushes(n int) { f.set(func(x *faults) { x.dropPushes = every{n: n} }) }
+
+// DuplicatePushes sends every n-th push twice.
+func (f *Faults) DuplicatePushes(n int) { f.set(func(x *faults) { x.duplicatePushes = every{n: n} }) }
+
+// MisdirectPushes sends every n-th push with a node that was not registered.
+func (f *Faults) MisdirectPushes(n int) { f.set(func(x *faults) { x.misdirectPushes = every{n: n} }) }
 
 // RefuseApprovals answers every n-th presence of type subscribed with resource-constraint, as if its sender's
 // roster were full, and does nothing else with it.

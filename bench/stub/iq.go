@@ -36,6 +36,9 @@ func (s *Server) iq(c *client, to jid.JID, e xmlstream.Element) {
 		}
 		return
 	}
+	if kind == "result" && strings.HasPrefix(attr(e, stanza.AttrID), "app") {
+		s.stats.AnsweredPushes++
+	}
 	child, ok := e.First()
 	if !request || !ok {
 		if request {
@@ -85,6 +88,10 @@ func (s *Server) answer(c *client, to jid.JID, kind string, e xmlstream.Element)
 			delete(s.accounts, c.user)
 			return "", ""
 		}
+	case xmpp.NSPush:
+		if !get {
+			return "", s.setPush(c, e)
+		}
 	case xmpp.NSCarbons:
 		if !get {
 			return "", s.setCarbons(c, e)
@@ -107,6 +114,9 @@ func (s *Server) info(to jid.JID) string {
 			[]string{xmpp.NSMUC, xmpp.NSDiscoInfo, "muc_open", "muc_temporary"}
 	case to.Local() != "":
 		category, kind, features = "account", "registered", []string{xmpp.NSDiscoInfo, xmpp.NSMAM}
+		if s.cfg.Offline {
+			features = append(features, xmpp.NSPush)
+		}
 	}
 	var b strings.Builder
 	b.WriteString("<query xmlns='" + xmpp.NSDiscoInfo + "'><identity category='" + category + "' type='" +

@@ -60,7 +60,7 @@ func (s *Server) message(c *client, to jid.JID, e xmlstream.Element) {
 	}
 	if len(reached) > 0 {
 		s.copyMessage(c, to, e, b, reached)
-	} else {
+	} else if !s.keep(to, e, b) {
 		s.stats.Returned++
 		s.bounce(c, e, "service-unavailable")
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"time"
 
 	"canto/bench/xmpp"
 	"canto/session/sasl"
@@ -395,6 +396,44 @@ func TestCarbons(t *testing.T) {
 	}
 	if st := s.Stats(); st.Carbons != 3 {
 		t.Errorf("%d carbons", st.Carbons)
+	}
+}
+
+// Messages for an account without a session are kept, and pushed if it has registered.
+func TestAway(t *testing.T) {
+	s := start(t, Config{Offline: true})
+	a, app, b := login(t, s, 1), login(t, s, 3), login(t, s, 2)
+	b.say("<iq type='set' id='p'><enable xmlns='urn:xmpp:push:0' jid='%s' node='n'/></iq>", app.jid)
+	b.get("type='result'", "id='p'")
+	b.say("</stream:stream>")
+	for s.Stats().Sessions > 2 {
+		time.Sleep(time.Millisecond)
+	}
+	for i := 1; i <= 2; i++ {
+		a.say("<message type='chat' id='%d' to='bench2@localhost'><body>x</body></message>", i)
+		e := app.get("<publish node='n'><item><notification xmlns='urn:xmpp:push:0'/>", "from='localhost'")
+		app.say("<iq type='result' id='%s' to='localhost'/>", attr(e, xmlstream.N("", "id")))
+	}
+	a.say("<message type='headline' id='3' to='bench2@localhost'><body>x</body></message>")
+	a.get("type='error'", "id='3'")
+	b = login(t, s, 2)
+	b.quiet()
+	b.say("<presence/>")
+	b.get("<presence")
+	b.get("id='1'", "<body>x</body><delay xmlns='urn:xmpp:delay'")
+	b.get("id='2'", "<delay")
+	b.quiet()
+	b.say("<iq type='set' id='q'><disable xmlns='urn:xmpp:push:0' jid='%s'/></iq>", app.jid)
+	b.get("type='result'", "id='q'")
+	b.say("</stream:stream>")
+	for s.Stats().Sessions > 2 {
+		time.Sleep(time.Millisecond)
+	}
+	a.say("<message id='4' to='bench2@localhost/gone'><body>x</body></message>")
+	a.quiet()
+	app.quiet()
+	if st := s.Stats(); st.Kept != 3 || st.Pushes != 2 || st.AnsweredPushes != 2 || st.Returned != 1 {
+		t.Errorf("%+v", st)
 	}
 }
 
