@@ -106,7 +106,7 @@ func (f *Fleet) runAction(ctx context.Context, k, j int, start int64, length tim
 	}
 	fire := f.operationFunc(a, id, list, to, order, start+int64(length)+sendGrace)
 	if a.Window > 0 {
-		f.closedLoop(ctx, id, max(1, int(float64(a.Window)*part+.5)), pick,
+		f.closedLoop(ctx, id, max(1, int(float64(a.Window)*part+.5)), 0, pick,
 			func(c *client) int64 { return int64(f.receivers(a, c)) }, fire)
 		return nil
 	}
@@ -197,6 +197,8 @@ func (f *Fleet) operationFunc(a *Action, id uint16, list, to []*client, o permut
 	partner := func(ls *loopState, op operation) *client {
 		i := o.at(op.number)
 		switch {
+		case a.fills:
+			return to[op.number%len(to)]
 		case a.Partners == "zipf":
 			z, ok := zipf.Load(ls)
 			if !ok {
@@ -306,12 +308,12 @@ func (f *Fleet) operationFunc(a *Action, id uint16, list, to []*client, o permut
 			b = append(b, "</query></iq>"...)
 		case Archive:
 			t.seq = c.sent.next(id, manyReceivers)
-			b = append(b, "<iq type='set' id='"...)
-			b = t.append(b)
-			b = fmt.Appendf(b, "'><query xmlns='%s' queryid='q'><set xmlns='%s'><max>%d</max><before>",
-				xmpp.NSMAM, xmpp.NSRSM, a.Page)
-			b = xmlstream.AppendText(b, c.page)
-			b = append(b, "</before></set></query></iq>"...)
+			var ok bool
+			if b, ok = f.appendPageQuery(ls, c, b, a, t); !ok {
+				fail(Failure{"no message has come with an id of its receiver's archive (XEP-0359)",
+					"put a fill to the group before this phase; if there is one, the server names no ids"})
+				return
+			}
 		}
 		ls.buf = b[:0]
 		if !c.conn.Append(b) && !c.conn.Closing() { // a stanza to a stream that is closing counts as lost
@@ -346,24 +348,6 @@ func (ls *loopState) message(b []byte, t traceID, kind, to string, body int) []b
 	}
 	b = append(b, ls.filler[:body]...)
 	return append(b, "</body></message>"...)
-}
-
-// notePage notes where the next page of c's archive ends: pages are read from the newest to the
-// oldest, and then from the newest again.
-func (f *Fleet) notePage(c *client, e xmlstream.Element) {
-	fin, ok := e.Child(xmpp.ArchiveEnd)
-	if !ok {
-		return
-	}
-	c.page = ""
-	if v, _ := fin.Attr(xmpp.AttrComplete); string(v) == "true" {
-		return
-	}
-	if set, ok := fin.Child(xmpp.ResultSet); ok {
-		if first, ok := set.Child(xmpp.ResultSetFirst); ok {
-			c.page = string(first.Text())
-		}
-	}
 }
 
 // flood lets the clients of list write as much as the server takes, until ctx ends. Each tick it

@@ -32,7 +32,7 @@ type client struct {
 	sm          *smState               // nil without stream management
 	room        *room                  // the room that it is in; nil: none
 	pending     []pendingRequest       // joins and subscriptions that are not answered
-	page        string                 // the archive id before which the next page ends; "": the newest page
+	reader      *archiveReader         // nil: it knows nothing of its archive
 	fast        *fastToken             // the token of the next login; nil: none
 	// where its pushes go; nil: it has not registered
 	push atomic.Pointer[pushRegistration]
@@ -46,6 +46,7 @@ const (
 	flagFailureCounted             // the reason of the end has been counted
 	flagFloods                     // it floods in some phase: its socket has a small send buffer
 	flagCarbons                    // it has asked for carbons
+	flagSamples                    // it will ask for pages that begin somewhere in its archive
 )
 
 // An smState is the client's state of stream management (XEP-0198).
@@ -218,6 +219,12 @@ func (f *Fleet) stanza(ls *loopState, c *client, e xmlstream.Element) {
 		c.sm.h++
 	}
 	kind, _ := e.Attr(stanza.AttrType)
+	if isMessage && c.reader != nil && len(c.reader.queries) > 0 {
+		if x, ok := e.Child(xmpp.ArchiveResult); ok {
+			f.archiveRow(ls, c, e, x)
+			return
+		}
+	}
 	if isMessage && f.watchCarbons {
 		if x, sent, ok := carbonOf(e); ok {
 			f.countCarbon(ls, c, e, x, sent)
@@ -257,6 +264,9 @@ func (f *Fleet) countTraced(ls *loopState, c *client, e xmlstream.Element, t tra
 		if s.request {
 			f.requestFailed(why)
 		}
+		if isIQ {
+			f.endPage(ls, c, xmlstream.Element{}, t)
+		}
 		if !s.away || isIQ { // a message to a receiver that is away is followed by a ping, whose answer counts
 			f.completeDelivery(s)
 		}
@@ -270,7 +280,9 @@ func (f *Fleet) countTraced(ls *loopState, c *client, e xmlstream.Element, t tra
 		return
 	}
 	if isIQ {
-		f.notePage(c, e)
+		f.endPage(ls, c, e, t)
+	} else if c.flags&flagSamples != 0 {
+		f.sample(ls, c, e, t)
 	}
 	h := c.received.of(t.step, t.from)
 	next := h.next

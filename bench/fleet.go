@@ -211,10 +211,11 @@ func NewFleet(sc *Scenario, t Target, part Assignment, run uint32) (*Fleet, erro
 			tallies: make([]*tally, len(f.steps)),
 			lag:     result.NewHistogram(), rng: rand.New(rand.NewPCG(uint64(run), uint64(i)))})
 	}
-	floods := make(map[string]bool) // groups
+	floods, samples := make(map[string]bool), make(map[string]bool) // groups
 	for _, p := range sc.Phases {
 		for _, a := range p.Do {
 			floods[a.Group] = floods[a.Group] || a.Kind == Flood
+			samples[a.Group] = samples[a.Group] || wantsSamples(a.Pages)
 		}
 	}
 	offsets := sc.offsets()
@@ -232,7 +233,10 @@ func NewFleet(sc *Scenario, t Target, part Assignment, run uint32) (*Fleet, erro
 				c.loop = uint16((len(gr.clients)/2 + 1) % len(f.loops))
 			}
 			if floods[g.Name] {
-				c.flags = flagFloods
+				c.flags |= flagFloods
+			}
+			if samples[g.Name] {
+				c.flags |= flagSamples
 			}
 			gr.clients = append(gr.clients, c)
 			f.clients[c.index] = c
@@ -301,6 +305,10 @@ func plan(sc *Scenario) (steps []step, first []uint16) {
 		case Carbons, Push:
 			add("request", false, false, time.Second)
 			steps[len(steps)-1].request = true
+		}
+		if p.Kind == Fill {
+			add("fill", false, false, time.Second)
+			steps[len(steps)-1].away = p.Away
 		}
 		effects := make(map[string]uint16) // by name
 		for _, a := range p.Do {
@@ -472,6 +480,9 @@ func (f *Fleet) markOffline(c *client) {
 	}
 	c.flags &^= flagSM | flagNotReading | flagCarbons
 	c.sm, c.room, c.pending = nil, nil, nil
+	if c.reader != nil {
+		c.reader.queries = nil
+	}
 	f.notify()
 }
 

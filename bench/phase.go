@@ -35,7 +35,7 @@ func (f *Fleet) Phase(ctx context.Context, k int, part Assignment) error {
 	f.firstFailure.Store(nil)
 	switch p.Kind {
 	case Ramp:
-		err := f.ramp(ctx, k, list, start, part)
+		err := f.rampRounds(ctx, k, list, start, part)
 		if p.GoOn && !errors.Is(err, context.Canceled) {
 			return nil // the sessions, and the reasons of failures, are counted
 		}
@@ -54,6 +54,8 @@ func (f *Fleet) Phase(ctx context.Context, k int, part Assignment) error {
 		return f.join(ctx, k, list, part)
 	case Carbons:
 		return f.turnCarbons(ctx, k, list)
+	case Fill:
+		return f.fill(ctx, k, list, part)
 	case Push:
 		return f.registerPush(ctx, k, list)
 	}
@@ -110,6 +112,24 @@ func (f *Fleet) runActions(ctx context.Context, k int, start int64, length time.
 	default:
 		return err
 	}
+}
+
+// rampRounds is ramp, as often as the phase has Rounds. Before each but the first the streams of list are
+// ended.
+func (f *Fleet) rampRounds(ctx context.Context, k int, list []*client, start int64, part Assignment) error {
+	for n := range max(f.sc.Phases[k].Rounds, 1) {
+		if n > 0 {
+			if err := f.drain(ctx, list); err != nil {
+				return err
+			}
+			f.failures.Store(0)
+			start = now()
+		}
+		if err := f.ramp(ctx, k, list, start, part); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // ramp logs in the clients of list that are not online, at this process's part of the phase's rate (open

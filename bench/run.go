@@ -506,9 +506,10 @@ func (c *collector) progress(p *Phase, start time.Time) {
 		g.Goal, g.Now, g.Waiting = c.scenario.Sessions(), c.bound, "sessions bound"
 	case Drain:
 		g.Waiting = "streams to end"
-	case Join, Befriend, Carbons, Push:
+	case Join, Befriend, Carbons, Push, Fill:
 		g.Waiting = map[string]string{Join: "rooms to fill", Befriend: "subscriptions",
-			Carbons: "clients to turn carbons on or off", Push: "clients to register"}[p.Kind]
+			Carbons: "clients to turn carbons on or off", Push: "clients to register",
+			Fill: "messages to arrive"}[p.Kind]
 		if t := c.all.steps[c.first[c.current]]; t != nil {
 			g.Now, g.Goal = int(t.Done), int(t.Intended)
 		}

@@ -80,6 +80,7 @@ const (
 	Join     = "join"     // enters chat rooms
 	Carbons  = "carbons"  // turns message carbons on or off (XEP-0280)
 	Push     = "push"     // registers with an app server of the run (XEP-0357)
+	Fill     = "fill"     // writes a number of messages to each client of a group
 	Settle   = "settle"   // waits, for servers that tidy up before memory is measured
 	Drain    = "drain"    // waits for deliveries, then ends the streams
 )
@@ -98,7 +99,7 @@ type Phase struct {
 	// Rate of logins, in an open loop; 0: a closed loop, see InFlight.
 	Rate Rate `toml:"rate,omitempty" least:"1/h"`
 	// InFlight bounds the logins, subscriptions or joins in flight; 0: 200, of joins 1.
-	// Those of carbons and push are requests.
+	// Those of carbons and push are requests, and those of fill messages.
 	InFlight int `toml:"in_flight,omitempty" least:"1"`
 	// GoOn lets the run continue after a ramp that does not log in all clients, for lack of time or by
 	// failures.
@@ -116,12 +117,19 @@ type Phase struct {
 	// Clients that are left over enter none.
 	Rooms     int `toml:"rooms,omitempty" least:"1" usual:"none"`
 	Occupants int `toml:"occupants,omitempty" least:"1" usual:"none"` // Occupants: see Rooms.
-	// To of push is the group of its app servers, whose clients are online.
+	// To of push is the group of its app servers, whose clients are online; of fill that which gets the
+	// messages.
 	To string `toml:"to,omitempty"`
+	// Rows of fill is how many messages each client of To gets.
+	Rows int `toml:"rows,omitempty" least:"1" usual:"none"`
+	// Away of fill: To is offline, and messages go to its bare addresses.
+	Away bool `toml:"away,omitempty"`
+	// Rounds of a ramp: it logs the clients in so often, and ends their streams in between; 0: once.
+	Rounds int `toml:"rounds,omitempty" least:"1"`
 	// Off of carbons: they are turned off.
 	Off bool `toml:"off,omitempty"`
-	// Base of a hold is the name of an earlier one that does the same without what is to be measured: the
-	// figure added_cpu_us is by how much an operation of this phase costs the server more.
+	// Base of a hold or a ramp is the name of an earlier one that does the same without what is to be
+	// measured: the figure added_cpu_us is by how much an operation of this phase costs the server more.
 	Base string `toml:"base,omitempty"`
 	// Do has the actions of a hold or a storm, which run side by side.
 	Do []Action `toml:"do,omitempty"`
@@ -174,6 +182,10 @@ type Action struct {
 	// Late: longer latencies are counted as late; 0: 10 ms.
 	Late Span `toml:"late,omitempty" least:"1us"`
 	Page int  `toml:"page,omitempty" least:"1"` // Page of an archive, in messages; 0: 50.
+	// Pages of archive: "walk" (the default; back through the archive, and again), "last" (the newest),
+	// "first" (the oldest), "before" or "after" a row somewhere in the archive, "with" one contact, or "start"
+	// at a time.
+	Pages string `toml:"pages,omitempty"`
 	// Contacts of roster: so many are added, one after another, and kept.
 	Contacts int `toml:"contacts,omitempty" least:"0"`
 	// Count of an attack's connections; 0: 100.
@@ -191,6 +203,8 @@ type Action struct {
 	Copies string `toml:"copies,omitempty"`
 	// Stars of presence: only the first clients of the group send; 0: those with subscribers.
 	Stars int `toml:"stars,omitempty" least:"0"`
+
+	fills bool // it is that of a fill: see Fleet.fill
 }
 
 // A Span is a time.Duration that is written "1m30s".
@@ -249,7 +263,7 @@ func Parse(name string, text []byte) (*Scenario, error) {
 }
 
 var (
-	phaseKinds  = []string{Ramp, Hold, Storm, Befriend, Join, Carbons, Push, Settle, Drain}
+	phaseKinds  = []string{Ramp, Hold, Storm, Befriend, Join, Carbons, Push, Fill, Settle, Drain}
 	actionKinds = []string{Chat, Presence, Roster, GroupChat, Archive, Ping, Slow, Flood}
 	features    = []string{"muc", "mam", "sm", "carbons", "push", "sasl2", "register"}
 )
@@ -394,9 +408,10 @@ func (s *Scenario) Check() error {
 			return err
 		}
 		if p.Base != "" && !slices.ContainsFunc(s.Phases[:i], func(q Phase) bool {
-			return q.Name == p.Base && q.Kind == Hold
+			return q.Name == p.Base && q.Kind == p.Kind
 		}) {
-			return tomlstrict.At(here("base"), "phase %q: there is no hold %q before it", p.Name, p.Base)
+			return tomlstrict.At(here("base"), "phase %q: there is no %s %q before it", p.Name, p.Kind,
+				p.Base)
 		}
 		if p.Rate > MaxRate {
 			return tomlstrict.At(here("rate"), "phase %q: the rate is %g/s: up to %s", p.Name, float64(p.Rate),
@@ -421,6 +436,13 @@ func (s *Scenario) Check() error {
 		if need := float64(p.Rooms) * float64(p.Occupants); p.Kind == Join && need > float64(clients) {
 			return tomlstrict.At(here("rooms"), "phase %q: %d rooms of %d are more than %d clients: fewer "+
 				"rooms or occupants, or more clients", p.Name, p.Rooms, p.Occupants, clients)
+		}
+		if p.Kind == Fill && (!names[p.To] || slices.Contains(p.Group, p.To) || s.apart(p.To)) {
+			return tomlstrict.At(here("to"), "phase %q: to is %q: it is the group that the others write to, in their "+
+				"process", p.Name, p.To)
+		}
+		if p.Kind == Fill && p.Rows <= 0 {
+			return tomlstrict.At(here("rows"), "phase %q: how many rows?", p.Name)
 		}
 		if p.Kind == Push && (!names[p.To] || slices.Contains(p.Group, p.To)) {
 			return tomlstrict.At(here("to"), "phase %q: to is %q: it is the group of the app servers, which do not "+
@@ -454,6 +476,10 @@ func (s *Scenario) checkAway() error {
 		})
 	}
 	for i, p := range s.Phases {
+		if p.Kind == Fill && p.Away && !with(s.Phases[i+1:], Ramp, p.To) {
+			return tomlstrict.At(tomlstrict.Path{"phase", i, "away"}, "phase %q: no ramp after it logs %q in and "+
+				"has a grace, in which the messages come: all would count as lost", p.Name, p.To)
+		}
 		for j, a := range p.Do {
 			switch here := (tomlstrict.Path{"phase", i, "do", j}); {
 			case a.Away && !with(s.Phases[i+1:], Ramp, a.To):
@@ -479,9 +505,12 @@ func (p *Phase) checkFields(here func(key string) tomlstrict.Path) error {
 		kinds []string
 	}{
 		{"rate", p.Rate != 0, []string{Ramp, Storm}},
-		{"in_flight", p.InFlight != 0, []string{Ramp, Storm, Befriend, Join, Carbons, Push}},
+		{"in_flight", p.InFlight != 0, []string{Ramp, Storm, Befriend, Join, Carbons, Push, Fill}},
 		{"grace", p.Grace != 0, []string{Hold, Ramp}},
-		{"to", p.To != "", []string{Push}},
+		{"to", p.To != "", []string{Push, Fill}},
+		{"rows", p.Rows != 0, []string{Fill}},
+		{"away", p.Away, []string{Fill}},
+		{"rounds", p.Rounds != 0, []string{Ramp}},
 		{"go_on", p.GoOn, []string{Ramp}},
 		{"share", p.Share != 0, []string{Storm}},
 		{"gentle", p.Gentle, []string{Storm}},
@@ -490,7 +519,7 @@ func (p *Phase) checkFields(here func(key string) tomlstrict.Path) error {
 		{"rooms", p.Rooms != 0, []string{Join}},
 		{"occupants", p.Occupants != 0, []string{Join}},
 		{"off", p.Off, []string{Carbons}},
-		{"base", p.Base != "", []string{Hold}},
+		{"base", p.Base != "", []string{Hold, Ramp}},
 	} {
 		if f.set && !slices.Contains(f.kinds, p.Kind) {
 			return tomlstrict.At(here(f.key), "phase %q: %s is for a %s: a %s does not use it", p.Name, f.key,
@@ -507,7 +536,7 @@ func (p *Phase) checkFields(here func(key string) tomlstrict.Path) error {
 	case p.Kind == Join:
 		setDefault(&p.InFlight, 1)
 	case (p.Kind == Ramp || p.Kind == Storm) && p.Rate == 0,
-		slices.Contains([]string{Befriend, Carbons, Push}, p.Kind):
+		slices.Contains([]string{Befriend, Carbons, Push, Fill}, p.Kind):
 		setDefault(&p.InFlight, 200)
 	}
 	if p.Kind == Storm {
@@ -654,6 +683,7 @@ func (a *Action) check(s *Scenario, p *Phase, groups, steps map[string]bool) err
 		{"zipf", a.Zipf != 0, a.Kind == Chat && a.Partners == "zipf", `chat with partners = "zipf"`},
 		{"late", a.Late != 0, paced || a.Kind == Flood, "what has single operations: not for slow and attacks"},
 		{"page", a.Page != 0, a.Kind == Archive, "archive"},
+		{"pages", a.Pages != "", a.Kind == Archive, "archive"},
 		{"contacts", a.Contacts != 0, a.Kind == Roster, "roster"},
 		{"count", a.Count != 0, attack, "attacks (" + Hostile + "…)"},
 		{"to", a.To != "", a.Kind == Chat || a.Kind == Flood, "chat and flood"},
@@ -690,6 +720,11 @@ func (a *Action) check(s *Scenario, p *Phase, groups, steps map[string]bool) err
 		setDefault(&a.Body, 100)
 	case Archive:
 		setDefault(&a.Page, 50)
+		setDefault(&a.Pages, pagesWalk)
+		if !slices.Contains(pageKinds, a.Pages) {
+			return tomlstrict.At(tomlstrict.Path{"pages"}, "%q: pages is %q: one of %s", a.Step, a.Pages,
+				strings.Join(pageKinds, ", "))
+		}
 	}
 	if attack {
 		setDefault(&a.Count, 100)
@@ -737,23 +772,55 @@ func (s *Scenario) apart(group string) bool {
 // a field changes nothing.
 type Overrides struct {
 	// Clients of all groups; the groups keep their shares.
-	Clients   int     `toml:"clients" least:"1"`
-	Rates     float64 `toml:"rates" least:"0.000001"` // Rates multiplies all rates.
-	Length    Span    `toml:"length" least:"1ms"`     // Length of each hold.
-	TLS       string  `toml:"tls"`                    // TLS: see Clients.
-	Mechanism string  `toml:"mechanism"`              // Mechanism: see Clients.
-	SASL2     string  `toml:"sasl2"`                  // SASL2: see Clients.
-	FAST      bool    `toml:"fast"`                   // FAST turns it on.
-	SM        bool    `toml:"sm"`                     // SM turns it on.
-	Carbons   bool    `toml:"carbons"`                // Carbons turns it on.
-	Friends   int     `toml:"friends" least:"1"`      // Friends of each befriend phase.
-	Occupants int     `toml:"occupants" least:"1"`    // Occupants of each join phase.
+	Clients int     `toml:"clients" least:"1"`
+	Rates   float64 `toml:"rates" least:"0.000001"` // Rates multiplies all rates.
+	// Rate is "max" or nothing: operations of holds that have a rate follow each other instead, with
+	// MaxWindow in flight.
+	Rate      string `toml:"rate"`
+	Rows      int    `toml:"rows" least:"1"`      // Rows of each fill of archives.
+	Length    Span   `toml:"length" least:"1ms"`  // Length of each hold.
+	TLS       string `toml:"tls"`                 // TLS: see Clients.
+	Mechanism string `toml:"mechanism"`           // Mechanism: see Clients.
+	SASL2     string `toml:"sasl2"`               // SASL2: see Clients.
+	FAST      bool   `toml:"fast"`                // FAST turns it on.
+	SM        bool   `toml:"sm"`                  // SM turns it on.
+	Carbons   bool   `toml:"carbons"`             // Carbons turns it on.
+	Friends   int    `toml:"friends" least:"1"`   // Friends of each befriend phase.
+	Occupants int    `toml:"occupants" least:"1"` // Occupants of each join phase.
+}
+
+// MaxWindow is how many operations are in flight where [Overrides] has the rate "max".
+const MaxWindow = 500
+
+// overrideRows sets the rows of all fills of clients that are online: others fill what waits for clients that
+// are away.
+func (s *Scenario) overrideRows(rows int) error {
+	any := false
+	for i := range s.Phases {
+		if p := &s.Phases[i]; p.Kind == Fill && !p.Away {
+			p.Rows, any = rows, true
+		}
+	}
+	if !any {
+		return fmt.Errorf("%d rows: the scenario fills no archive: archive-rows and archive-login do", rows)
+	}
+	return nil
+}
+
+// overrideRate makes closed loops of the actions of a hold.
+func (p *Phase) overrideRate() {
+	for i := range p.Do {
+		if a := &p.Do[i]; a.Rate > 0 && !strings.HasPrefix(a.Kind, Hostile) {
+			a.Rate, a.RateTo, a.Arrivals, a.Window = 0, 0, "", MaxWindow
+		}
+	}
 }
 
 // Override changes the scenario as the flags of the command line ask, and checks the result. A number of
 // clients is divided among the groups in their old proportions, at least one each; TLS, mechanism and
 // SASL2 replace; FAST, stream management and carbons are only turned on; a length is for phases that
-// hold; rates are factors. The error says why the scenario can't be run so.
+// hold; rates are factors, and the rate "max" is as many as the server takes. The error says why the
+// scenario can't be run so.
 func (s *Scenario) Override(c Overrides) error {
 	if c.Clients > 0 && s.Clients.Count > 0 {
 		divided := 0
@@ -782,6 +849,14 @@ func (s *Scenario) Override(c Overrides) error {
 		}
 		s.Clients.Count = c.Clients
 	}
+	if c.Rows > 0 {
+		if err := s.overrideRows(c.Rows); err != nil {
+			return err
+		}
+	}
+	if c.Rate != "" && c.Rate != "max" {
+		return fmt.Errorf("the rate is %q: max, or nothing for that of the scenario", c.Rate)
+	}
 	set := func(v *string, to string) {
 		if to != "" {
 			*v = to
@@ -803,6 +878,9 @@ func (s *Scenario) Override(c Overrides) error {
 		}
 		if c.Occupants > 0 && p.Kind == Join {
 			p.Occupants = c.Occupants
+		}
+		if c.Rate == "max" && p.Kind == Hold {
+			p.overrideRate()
 		}
 		if c.Rates > 0 {
 			p.Rate *= Rate(c.Rates)

@@ -24,6 +24,8 @@ type faults struct {
 	dropPushes               every
 	duplicatePushes          every
 	misdirectPushes          every
+	dropRows, duplicateRows  every
+	swapRows, skipRows       every
 	condition                string
 	delay                    time.Duration
 	refuse                   string
@@ -102,6 +104,19 @@ func (f *Faults) DuplicatePushes(n int) { f.set(func(x *faults) { x.duplicatePus
 
 // MisdirectPushes sends every n-th push with a node that was not registered.
 func (f *Faults) MisdirectPushes(n int) { f.set(func(x *faults) { x.misdirectPushes = every{n: n} }) }
+
+// DropRows leaves a row out of the middle of every n-th page of an archive.
+func (f *Faults) DropRows(n int) { f.set(func(x *faults) { x.dropRows = every{n: n} }) }
+
+// DuplicateRows sends a row in the middle of every n-th page twice.
+func (f *Faults) DuplicateRows(n int) { f.set(func(x *faults) { x.duplicateRows = every{n: n} }) }
+
+// SwapRows exchanges two rows in the middle of every n-th page.
+func (f *Faults) SwapRows(n int) { f.set(func(x *faults) { x.swapRows = every{n: n} }) }
+
+// SkipRows names the row before the first one of every n-th page as the first one: pages that are read
+// backwards lack it.
+func (f *Faults) SkipRows(n int) { f.set(func(x *faults) { x.skipRows = every{n: n} }) }
 
 // RefuseApprovals answers every n-th presence of type subscribed with resource-constraint, as if its sender's
 // roster were full, and does nothing else with it.

@@ -54,6 +54,7 @@ func (s *Server) message(c *client, to jid.JID, e xmlstream.Element) {
 		return
 	}
 	b := e.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: stanza.AttrFrom, Value: c.full})
+	b = s.store(c, to, e, b)
 	reached := s.receivers(c, to)
 	for _, r := range reached {
 		s.route(c, r, b)

@@ -54,6 +54,7 @@ type Config struct {
 	// BroadcastToAll sends presence to all clients instead of subscribers: see [Server.Befriend].
 	BroadcastToAll bool
 	Archive        int           // rows that each archive has; 0: 100
+	Archiving      bool          // keep messages of type chat for both sides, in place of made-up rows
 	Offline        bool          // keep messages for accounts without a session, and push (XEP-0160, XEP-0357)
 	ReorderTimeout time.Duration // how long a message that [Faults.Reorder] holds waits for its next one; 1 s
 }
@@ -87,6 +88,8 @@ type Server struct {
 	pushID    int                 // of the last push
 	// where accounts want their pushes, by bare address
 	registrations map[string][]registration
+	archives      map[string][]archived // by bare address
+	rowID         int                   // of the last row
 	faults        faults
 	stats         Stats
 }
@@ -117,6 +120,9 @@ type Stats struct {
 	DuplicatedCarbons uint64 // of Carbons: that were sent twice
 	ForgedCarbons     uint64 // of Carbons: that were from another account
 	EchoedCarbons     uint64 // copies to the session that had sent the message: not in Carbons
+
+	Pages      uint64 // of archives
+	WrongPages uint64 // of Pages: in which a fault left out, doubled or exchanged rows, or between which it did
 
 	Kept              uint64 // messages that were kept for accounts without a session
 	DroppedKept       uint64 // of Kept: that a fault lost
@@ -154,7 +160,7 @@ func Start(cfg Config) (*Server, error) {
 		keys: map[string]sasl.Keys{}, users: map[string]map[string]*client{}, accounts: map[string]string{},
 		tokens: map[string]string{}, roster: map[string]map[string]*contact{}, rooms: map[string]*room{},
 		reordered: map[pair]*reordered{}, kept: map[string][][]byte{},
-		registrations: map[string][]registration{}}
+		registrations: map[string][]registration{}, archives: map[string][]archived{}}
 	s.Faults = &Faults{s}
 	s.gate.closing = s.closing
 	var err error
