@@ -23,6 +23,7 @@ func (prosody) options() map[string][]string {
 		// of messages: none, for users who ask for it, for all
 		"archive":  {"off", "asked", "on"},
 		"register": {"off", "on"},
+		"carbons":  {"on", "off"},
 		"push":     {"off", "on"}, // XEP-0357, by the community's module
 		"sasl2":    {"off", "on"}, // SASL2, Bind2 and FAST, by the community's modules
 		"modules":  {},            // more of them: "csi_simple vcard4"
