@@ -160,6 +160,75 @@ func TestPagesWithoutIDs(t *testing.T) {
 	}
 }
 
+// Each thing that can be wrong with a row is told.
+func TestRowFaults(t *testing.T) {
+	_, target := start(t, stub.Config{})
+	f, err := NewFleet(readingPages(t, pagesAfter), target, Assignment{Workers: 1}, 9)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	ls, c := f.loops[0], f.members("reader")[0]
+	query := traceID{run: f.run, boot: bootID, step: 3, from: c.index, seq: 1}
+	id := string(query.append(nil))
+	at := time.Now()
+	message := func(from, to string, seq uint32) string {
+		k := traceID{run: f.run, boot: bootID, step: 2, from: 1, seq: seq}
+		return fmt.Sprintf("<message xmlns='jabber:client' id='%s' from='%s' to='%s'/>", k.append(nil), from, to)
+	}
+	good := message("bench1@localhost/x", "bench0@localhost", 5)
+	stamp := func(d time.Duration) string {
+		return "<delay xmlns='urn:xmpp:delay' stamp='" + at.Add(d).UTC().Format(time.RFC3339) + "'/>"
+	}
+	for _, tt := range []struct {
+		pages, from, queryid, inner string
+		want                        string
+	}{
+		{pagesLast, "", id, good, ""},
+		{pagesLast, "bench0@localhost", id, good, ""},
+		{pagesLast, "mallory@localhost", id, good, "a page was not from its archive"},
+		{pagesLast, "", id, "<other xmlns='x'/>", "a row of an archive has no message"},
+		{pagesLast, "", id, message("bench1@localhost", "bench1@localhost", 5), "a row is of other accounts"},
+		{pagesWith, "", id, good, ""},
+		{pagesStart, "", id, good, "a row of an archive has no time"},
+		{pagesStart, "", id, stamp(-time.Hour) + good, "a row is older than was asked for"},
+		{pagesStart, "", id, stamp(0) + good, ""},
+		{pagesLast, "", "q", good, ""},
+	} {
+		q := &pageQuery{step: 3, seq: 1, pages: tt.pages, most: 9, anchor: row{key: rowKey{from: 1}, at: at},
+			first: make(map[rowKey]uint32), last: make(map[rowKey]uint32)}
+		c.archiveReader().queries = []*pageQuery{q}
+		from := ""
+		if tt.from != "" {
+			from = " from='" + tt.from + "'"
+		}
+		e := element(t, "<message xmlns='jabber:client'"+from+"><result xmlns='urn:xmpp:mam:2' queryid='"+
+			tt.queryid+"' id='r'><forwarded xmlns='urn:xmpp:forward:0'>"+tt.inner+"</forwarded></result></message>")
+		x, _ := e.First()
+		ls.failures = nil
+		f.archiveRow(ls, c, e, x)
+		if q.fault != tt.want {
+			t.Errorf("%s, from %q, %s: %q, not %q", tt.pages, tt.from, tt.inner, q.fault, tt.want)
+		}
+		if stray := tt.queryid != id; stray != (len(ls.failures) == 1) || stray != (q.rows == 0) {
+			t.Errorf("query %s: %d rows, %v", tt.queryid, q.rows, ls.failures)
+		}
+	}
+	// A row of another contact: the one that was asked for is the reader itself, say.
+	q := &pageQuery{pages: pagesWith, step: 3, seq: 1, anchor: row{key: rowKey{from: 1}},
+		first: make(map[rowKey]uint32), last: make(map[rowKey]uint32)}
+	c.reader.queries = []*pageQuery{q}
+	k := traceID{run: f.run, boot: bootID, step: 2, from: 0}
+	e := element(t, fmt.Sprintf("<message xmlns='jabber:client'><result xmlns='urn:xmpp:mam:2' queryid='%s' "+
+		"id='r'><forwarded xmlns='urn:xmpp:forward:0'><message xmlns='jabber:client' id='%s' "+
+		"from='bench0@localhost/x' to='bench0@localhost'/></forwarded></result></message>", id, k.append(nil)))
+	x, _ := e.First()
+	f.archiveRow(ls, c, e, x)
+	if q.fault != "a row is of another contact than was asked for" {
+		t.Errorf("%q", q.fault)
+	}
+}
+
 // The random choice of rows is bounded, and of all messages.
 func TestSamples(t *testing.T) {
 	_, target := start(t, stub.Config{})
@@ -232,7 +301,7 @@ func TestArchiveLogin(t *testing.T) {
 		phase, step string
 		want        uint64
 	}{{"fill", "fill", 30 * groups["full"]}, {"wait", "fill", 100 * groups["waiting"]},
-		{"empty", "login", 25 * groups["empty"]}, {"full", "login", 25 * groups["full"]},
+		{"empty", "login", 50 * groups["empty"]}, {"full", "login", 50 * groups["full"]},
 		{"waiting", "login", groups["waiting"]}} {
 		if st := stepOf(t, r, c.phase, c.step); st.Done != c.want || st.Expected != c.want ||
 			st.Lost+st.Failed+st.Duplicated+st.Reordered+st.Wrong != 0 {

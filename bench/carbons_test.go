@@ -162,6 +162,23 @@ func TestCarbonsAreNoOperations(t *testing.T) {
 	}
 }
 
+// Clients of several processes have their second devices beside them; app servers have to be in each.
+func TestSecondDevicesInWorkers(t *testing.T) {
+	_, target := start(t, stub.Config{Offline: true})
+	r, err := Run(t.Context(), scenario(t, copying), target, Options{Processes: 2, Command: workerCommand(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := stepOf(t, r, "copied", "chat-carbons")
+	if st.Expected < 299 || st.Done != st.Expected || st.Wrong+st.Duplicated != 0 || r.Sessions != 30 {
+		t.Errorf("%d sessions, %+v, %v", r.Sessions, st, r.Refusals)
+	}
+	_, err = Run(t.Context(), scenario(t, leaving), target, Options{Processes: 2, Command: workerCommand(t)})
+	if err == nil || !strings.Contains(err.Error(), "no client of group apps is online in this process") {
+		t.Errorf("the error is %v", err)
+	}
+}
+
 // Second devices are as many as the first ones, whatever --clients is, and take no accounts.
 func TestSecondDevices(t *testing.T) {
 	for n := 2; n < 40; n++ {
@@ -199,6 +216,64 @@ func TestSecondDevices(t *testing.T) {
 			if err := f.Close(); err != nil {
 				t.Error(err)
 			}
+		}
+	}
+}
+
+// Each thing that can be wrong with a carbon is told.
+func TestCarbonFault(t *testing.T) {
+	_, target := start(t, stub.Config{})
+	f, err := NewFleet(scenario(t, copying), target, Assignment{Workers: 1}, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	sender, phone, tablet := f.members("senders")[0], f.members("phones")[0], f.members("tablets")[0]
+	for _, c := range []*client{sender, phone, tablet} {
+		jid := f.bareAddress(c) + "/" + f.resource(c)
+		c.jid.Store(&jid)
+		c.flags |= flagCarbons
+	}
+	own, full := f.bareAddress(tablet), *tablet.jid.Load()
+	step := &f.steps[f.actionStep(4, 0)]
+	for _, c := range []struct {
+		to                     *client
+		from, at, inner, other string
+		sent                   bool
+		off                    bool
+		want                   string
+	}{
+		{to: tablet, from: own, at: full, inner: *phone.jid.Load(), other: *sender.jid.Load()},
+		{to: tablet, from: own, inner: *phone.jid.Load(), other: *sender.jid.Load()},
+		{to: sender, from: own, at: full, inner: *phone.jid.Load(), other: *sender.jid.Load(),
+			want: "a carbon came to the session that had sent the message"},
+		{to: tablet, off: true, from: own, at: full, inner: *phone.jid.Load(), other: *sender.jid.Load(),
+			want: "a carbon came to a session that has not turned them on"},
+		{to: tablet, from: full, at: full, inner: *phone.jid.Load(), other: *sender.jid.Load(),
+			want: "a carbon was not from the bare address of its account"},
+		{to: tablet, at: full, inner: *phone.jid.Load(), other: *sender.jid.Load(),
+			want: "a carbon was not from the bare address of its account"},
+		{to: tablet, from: own, at: *phone.jid.Load(), inner: *phone.jid.Load(), other: *sender.jid.Load(),
+			want: "a carbon was not to the session that it came to"},
+		{to: tablet, from: own, at: full, inner: *phone.jid.Load(), other: *sender.jid.Load(), sent: true,
+			want: "a carbon was marked as sent by a device that had received the message"},
+		{to: tablet, from: own, at: full, inner: *sender.jid.Load(), other: *sender.jid.Load(),
+			want: "a carbon has a message to another account"},
+		{to: tablet, from: own, at: full, inner: full, other: *sender.jid.Load(),
+			want: "a carbon came to the session that the message was for"},
+		{to: tablet, from: own, at: full, inner: *phone.jid.Load(), other: *phone.jid.Load(),
+			want: "a carbon has a message with another sender"},
+		{to: phone, from: own, at: *phone.jid.Load(), inner: own + "/other", other: *sender.jid.Load(),
+			want: "a carbon came to a session that should not have it"},
+	} {
+		e := element(t, fmt.Sprintf("<message xmlns='jabber:client' from='%s' to='%s'/>", c.from, c.at))
+		m := element(t, fmt.Sprintf("<message xmlns='jabber:client' from='%s' to='%s'/>", c.other, c.inner))
+		c.to.flags |= flagCarbons
+		if c.off {
+			c.to.flags &^= flagCarbons
+		}
+		if got := f.carbonFault(c.to, e, m, traceID{from: sender.index}, step, c.sent); got != c.want {
+			t.Errorf("from %q to %q, of %q to %q: %q, not %q", c.from, c.at, c.other, c.inner, got, c.want)
 		}
 	}
 }

@@ -198,3 +198,45 @@ func TestAwayInClosedLoop(t *testing.T) {
 		t.Errorf("%+v", st)
 	}
 }
+
+// A push to another app server than was registered is wrong, and so is a request to one that is no push.
+func TestPushToAnother(t *testing.T) {
+	_, target := start(t, stub.Config{})
+	f, err := NewFleet(scenario(t, leaving), target, Assignment{Workers: 1}, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	ls, apps, phone := f.loops[0], f.members("apps"), f.members("phones")[0]
+	phone.push.Store(&pushRegistration{server: apps[0]})
+	step := f.steps[f.actionStep(5, 0)].pushes
+	f.pushStep.Store(uint32(step))
+	f.expectPush(ls, step, phone, 1)
+	publish := func(node string) string { return "<publish node='" + node + "'><item/></publish>" }
+	for _, c := range []struct {
+		app         *client
+		in          string
+		done, wrong uint64
+		why         string
+	}{
+		{apps[1], publish(fmt.Sprint("device", phone.index)), 0, 1, "a push came to another app server"},
+		{apps[0], publish("device4000000000"), 0, 2, "a push came for a node that was not registered"},
+		{apps[0], publish(fmt.Sprint("x", phone.index)), 0, 3, "a push came for a node that was not registered"},
+		{apps[0], "", 0, 4, "a request to an app server was no push"},
+		{apps[0], publish(fmt.Sprint("device", phone.index)), 1, 4, ""},
+		{apps[0], publish(fmt.Sprint("device", phone.index)), 1, 5,
+			"more pushes came for an account than messages"},
+	} {
+		ls.failures = nil
+		f.countPush(ls, c.app, element(t, "<pubsub xmlns='http://jabber.org/protocol/pubsub'>"+c.in+"</pubsub>"))
+		y := ls.tally(step)
+		if y.Done != c.done || y.Wrong != c.wrong || y.Expected != 1 ||
+			c.why == "" != (len(ls.failures) == 0) || c.why != "" && !strings.HasPrefix(ls.failures[0].What, c.why) {
+			t.Errorf("%s: %d done, %d wrong, %v", c.in, y.Done, y.Wrong, ls.failures)
+		}
+	}
+	if phone := f.members("phones")[1]; f.answerPush(ls, phone, element(t,
+		"<pubsub xmlns='http://jabber.org/protocol/pubsub'/>")) {
+		t.Error("a phone is no app server")
+	}
+}
