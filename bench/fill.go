@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -26,6 +27,8 @@ func (f *Fleet) fill(ctx context.Context, k int, list []*client, part Assignment
 	id := f.firstStep[k]
 	a := &Action{Kind: Chat, To: p.To, Away: p.Away, Window: p.InFlight, Body: fillBody, fills: true}
 	f.windows[id] = &window{signal: make(chan struct{}, 1)}
+	// The loops of all that take part must see the window before the first delivery.
+	f.onLoops(append(slices.Clone(list), to...), func(*loopState, *client) {})
 	total := p.Rows * len(to)
 	fraction := float64(len(to)) / float64(max(f.groupSize(p.To), 1))
 	ended := f.closedLoop(ctx, id, max(1, int(float64(p.InFlight)*fraction+.5)), total,
