@@ -78,6 +78,8 @@ var may = []struct {
 		"sasl is a library: a front door or module moves its bytes"},
 	{"canto/session/stanza", []string{"canto/xmlstream"}, nil, "stanza is a vocabulary"},
 	{"canto/session/stanzaid", nil, nil, "stanzaid is a library"},
+	{"canto/session/handling", []string{"canto/xmlstream", "canto/session/stanza"}, nil,
+		"handling is a table: what a message is, not what the server knows"},
 	{"canto/session/form", []string{"canto/session/jid", "canto/xmlstream"}, nil,
 		"form is a library: which stanza error a wrong form has is for the protocol"},
 	{"canto/session/rsm", []string{"canto/xmlstream"}, nil, "rsm is a library: the caller says what an id is"},
