@@ -349,6 +349,7 @@ func (e mailbox) install(l *LoopRouter, j *loadJob) {
 		if e.id = 0; e.pending != nil {
 			e.pending.timerAt = 0
 		}
+		orphanAsks(e.Entity)
 	}
 	e.resident = j.result
 	if !j.result.exists {
@@ -524,13 +525,16 @@ func (e mailbox) continueDrain(l *LoopRouter, r loadResult) {
 	e.unlock(l)
 }
 
-// ErrBusy is the error of work that was not started because the queue of the workers is full.
+// ErrBusy is the error of work that was not started because the queue of the workers is full, and of a
+// request that was not sent because too many have no answer yet ([LoopRouter.Ask]).
 var ErrBusy = errBusy{}
 
 type errBusy struct{}
 
 // Error implements error.
-func (errBusy) Error() string { return "session: the queue of the workers is full" }
+func (errBusy) Error() string {
+	return "session: the queue of the workers is full, or too many requests have no answer"
+}
 
 // unlockOrRepanic must be deferred. It releases the lock of e. After a panic it also invalidates e, as a
 // change may be half done, and panics again: the panic boundary further out handles it.

@@ -233,6 +233,9 @@ func forward(l *LoopRouter, ev *Stanza) {
 		return
 	}
 	ev.Host = host
+	if answersHost(l, host, ev) {
+		return
+	}
 	if ev.form == formMoreRequest {
 		ev.Target = ToBare
 	} else if ev.Target = targetOf(l, ev); ev.Target == ToSelf {
@@ -271,10 +274,13 @@ func forwardRemote(l *LoopRouter, ev *Stanza) {
 	}
 }
 
-// runEntityChain runs the chain of ev at an entity of kind k, under its lock; k 0 is a host,
-// under no lock. If no module of the host serves the kind any more, or if users logged in at what
-// is a service host now, ev is answered with an error.
+// runEntityChain runs the chain of ev at an entity of kind k, under its lock; k 0 is a host, under no lock.
+// An answer to a request of the entity itself goes to that (ask.go). If no module of the host serves the
+// kind any more, or if users logged in at what is a service host now, ev is answered with an error.
 func runEntityChain(l *LoopRouter, h *Hooks, k KindID, ev *Stanza) {
+	if answersEntity(l, ev) {
+		return
+	}
 	c := &h.Chains
 	if k == KindAccount && ev.Host.service {
 		ev.FailAbsent()

@@ -85,6 +85,7 @@ type Server struct {
 	// These go on from one kernel to the next, so that a conversation is the same every time.
 	counter   counterReader
 	streams   int
+	asks      int
 	resources int
 	reloads   int
 	dials     int
@@ -149,6 +150,7 @@ func (s *Server) start(at time.Time) {
 		Now:        now,
 		Random:     &s.counter,
 		StreamID:   func() string { s.streams++; return fmt.Sprint("stream-", s.streams) },
+		AskID:      func() string { s.asks++; return fmt.Sprint("ask-", s.asks) },
 		Resource:   func() string { s.resources++; return fmt.Sprint("resource-", s.resources) },
 		FakeKey:    &key,
 		NoThrottle: true,
