@@ -76,8 +76,8 @@ var moved = []string{
 	"<body>one</body><delay xmlns='urn:xmpp:delay' from='localhost' stamp='2026-01-01T00:00:00Z'/></message>",
 	"<body>two &amp; more</body><no-permanent-store xmlns='urn:xmpp:hints'/>" +
 		"<delay xmlns='urn:xmpp:delay' from='localhost' stamp='2026-01-01T00:01:30Z'/></message>",
-	"<subject>three</subject><delay xmlns='urn:xmpp:delay' from='example.net' stamp='2020-01-01T00:00:00Z'>theirs" +
-		"</delay><delay xmlns='urn:xmpp:delay' from='localhost' stamp='2026-01-01T00:03:00Z'/></message>",
+	"<subject>three</subject><delay xmlns='urn:xmpp:delay' from='example.net' stamp='2020-01-01T00:00:00Z'>" +
+		"theirs</delay><delay xmlns='urn:xmpp:delay' from='localhost' stamp='2026-01-01T00:03:00Z'/></message>",
 	"<received xmlns='urn:xmpp:receipts' id='9'/><delay xmlns='urn:xmpp:delay' from='localhost' " +
 		"stamp='2026-01-01T00:04:30Z'/></message>",
 }
