@@ -59,7 +59,7 @@ func Kinds() (list []Kind) {
 
 // A Handling is the decision about one message.
 type Handling struct {
-	Kind Kind
+	Kind Kind // what the message is
 	// Archive: both sides archive it (XEP-0313 section 5.1.1), if their preferences do not exclude the other
 	// side (XEP-0441).
 	Archive bool
@@ -168,7 +168,8 @@ func Of(typ stanza.Type, e xmlstream.Element) Handling {
 		kind, hints = max(kind, k), hints|h
 	}
 	h := Decide(kind, hints)
-	if kind == Other && typ != stanza.TypeChat { // XEP-0280 section 6.1 copies a normal message for its body only
+	// XEP-0280 section 6.1 copies a normal message for its body only
+	if kind == Other && typ != stanza.TypeChat {
 		h.CopySent, h.CopyReceived = false, false
 	}
 	return h
