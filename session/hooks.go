@@ -41,18 +41,28 @@ type hook[F any] struct {
 // A Chain is an ordered list of hooks of one type. Modules add hooks in [Module.Load] only. The chain
 // does not change after that, so it is read without a lock. A hook must not block: no disk, no network,
 // no sleep.
-type Chain[F any] struct{ hooks, recordHooks []hook[F] }
+type Chain[F any] struct {
+	hooks, recordHooks []hook[F]
+	stores             bool // a hook of phase Record was added, not an observer alone
+}
 
 // Add appends f to the hooks of phase ph. Hooks of one phase run in the order in which their modules were
 // loaded. Hooks of phase [Record] run whatever the other hooks returned, and their own result is ignored.
 // Call it in Load only.
 func (c *Chain[F]) Add(module string, ph Phase, f F) {
 	if ph == Record {
+		c.stores = true
 		c.recordHooks = append(c.recordHooks, hook[F]{f, ph, module})
 		return
 	}
 	c.hooks = append(c.hooks, hook[F]{f, ph, module})
 	sort.SliceStable(c.hooks, func(i, j int) bool { return c.hooks[i].phase < c.hooks[j].phase })
+}
+
+// Observe appends f to the hooks of phase [Record], for a hook that stores nothing: a message passes without
+// being recorded, so a full store is no reason to refuse it. Call it in Load only.
+func (c *Chain[F]) Observe(module string, f F) {
+	c.recordHooks = append(c.recordHooks, hook[F]{f, Record, module})
 }
 
 // A StanzaFunc handles a stanza: the type of most hooks. It runs on the loop of ev, under the lock of the

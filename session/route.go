@@ -470,11 +470,11 @@ func (e mailbox) processItem(l *LoopRouter, env *envelope, err error) {
 	}
 }
 
-// runRecorded runs the chain at, and then its hooks of phase Record, whatever the verdict was. If
-// the store is known to be full a message is refused before anything is delivered, because it
-// could not be recorded.
+// runRecorded runs the chain at, and then its hooks of phase Record, whatever the verdict was. If the store
+// is known to be full, and a hook would store, a message is refused before anything is delivered, because
+// it could not be recorded.
 func runRecorded(l *LoopRouter, c *Chains, at *Chain[StanzaFunc], ev *Stanza) {
-	if ev.Kind == stanza.Message && ev.Type != stanza.TypeError && l.router.Committer.Full() {
+	if at.stores && ev.Kind == stanza.Message && ev.Type != stanza.TypeError && l.router.Committer.Full() {
 		ev.Fail(stanza.ResourceConstraint)
 		return
 	}

@@ -152,6 +152,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	for k, n := range s.StreamErrors {
 		counter(streamErrs, n, k)
 	}
+	session.EachCounter(func(m *session.Counter) { counter(desc(m.Name, m.Help, m.Label), m.Load(), m.Value) })
 	counter(asked, s.Answered, "answered")
 	counter(asked, s.AskTimeouts, "timed_out")
 	gauge(asking, float64(c.Router.Asks()))

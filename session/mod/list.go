@@ -23,6 +23,7 @@ import (
 	"canto/session/mod/ping"
 	"canto/session/mod/presence"
 	"canto/session/mod/private"
+	"canto/session/mod/push"
 	"canto/session/mod/register"
 	"canto/session/mod/roster"
 	"canto/session/mod/saslauth"
@@ -46,6 +47,7 @@ var All = []session.Manifest{
 	message.Manifest,
 	iq.Manifest,
 	offline.Manifest,
+	push.Manifest,
 	stanzaids.Manifest,
 	blocklist.Manifest,
 	disco.Manifest,

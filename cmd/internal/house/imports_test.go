@@ -117,6 +117,7 @@ var may = []struct {
 		"canto/reactor", "canto/reactor/buf"}, []string{"github.com/prometheus/..."}, ""},
 	{"canto/session/mod/...", []string{"canto/session", "canto/session/jid", "canto/session/sasl",
 		"canto/session/form", "canto/session/rsm", "canto/session/stanza", "canto/session/stanzaid",
+		"canto/session/handling",
 		"canto/session/store", "canto/session/storage", "canto/session/wallclock", "canto/session/archive",
 		"canto/session/pubsub", "canto/session/mod/...",
 		"canto/xmlstream", "canto/reactor"}, nil, "a module reaches connections through the kernel and the " +
