@@ -104,6 +104,11 @@ func (f *fixture) registered() int {
 	if err != nil {
 		f.t.Fatal(err)
 	}
+	for _, r := range list {
+		if r.Service != "app@localhost/push" || r.Node == "" {
+			f.t.Errorf("%+v is stored", r)
+		}
+	}
 	return len(list)
 }
 
