@@ -38,7 +38,8 @@ var samples = []struct {
 	{"a retraction", "chat", "<retract xmlns='urn:xmpp:message-retract:1' id='1'/>", handling.Retraction},
 	{"an invitation", "", "<x xmlns='jabber:x:conference' jid='room@localhost'/>", handling.Invitation},
 	{"the proposal of a call", "chat", "<propose xmlns='urn:xmpp:jingle-message:0' id='1'/>", handling.Call},
-	{"another state of a call", "chat", "<proceed xmlns='urn:xmpp:jingle-message:0' id='1'/>", handling.CallState},
+	{"another state of a call", "chat", "<proceed xmlns='urn:xmpp:jingle-message:0' id='1'/>",
+		handling.CallState},
 	{"a private message of a room", "chat", "<body>b</body><x xmlns='http://jabber.org/protocol/muc#user'/>",
 		handling.RoomPrivate},
 	{"another payload", "chat", "<x xmlns='urn:example:other'/>", handling.Other},
@@ -124,7 +125,8 @@ func outcome(t *testing.T, typ, payload string, i int) string {
 	other.Send(carbons + "<presence to='juliet@localhost'/>")
 	if state.name != "no account" {
 		juliet := s.Login("juliet", "juliet@localhost/first")
-		juliet.Send("<iq type='set' id='p'><enable xmlns='urn:xmpp:push:0' jid='push@localhost/app' node='n'/></iq>")
+		juliet.Send("<iq type='set' id='p'><enable xmlns='urn:xmpp:push:0' jid='push@localhost/app' node='n'/>" +
+			"</iq>")
 		if state.name == "blocked" {
 			juliet.Send("<iq type='set' id='b'><block xmlns='urn:xmpp:blocking'><item jid='romeo@localhost'/>" +
 				"</block></iq>")
@@ -186,7 +188,8 @@ func outcome(t *testing.T, typ, payload string, i int) string {
 		add("k", strings.Contains(late.Received(), "id='m'"))
 	}
 	add("p", pushed)
-	if from := strings.Index(answer, "<error type="); from >= 0 && strings.Contains(answer, "type='error' id='m'") {
+	from := strings.Index(answer, "<error type=")
+	if from >= 0 && strings.Contains(answer, "type='error' id='m'") {
 		name := answer[from+strings.Index(answer[from:], "><")+2:]
 		cell = append(cell, name[:strings.IndexAny(name, " /")])
 	}
