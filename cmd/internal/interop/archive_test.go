@@ -1,0 +1,58 @@
+//go:build interop
+
+package interop
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// archiveClients are the clients that use the archive, carbons and push. Each has the pair of accounts of its
+// name.
+var archiveClients = map[string]func(p *pair){
+	"mellium": func(p *pair) { p.mellium("archive") },
+	"slixmpp": func(p *pair) {
+		app := users("slixmpp-app")[0]
+		p.script("archive_slix.py", app.address, app.password)
+	},
+}
+
+// mellium runs a stage of testdata/goclients/archive.
+func (p *pair) mellium(stage string) {
+	p.t.Helper()
+	p.run(filepath.Join(goClients(p.t), "archive"), p.port(), p.romeo.address, p.romeo.password,
+		p.juliet.address, p.juliet.password, stage)
+}
+
+// script runs a script of testdata with Debian's Python.
+func (p *pair) script(name string, more ...string) {
+	p.t.Helper()
+	path, err := filepath.Abs(filepath.Join("testdata", name))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.run(python, append([]string{path, p.port(), p.Certificate(), p.romeo.address, p.romeo.password,
+		p.juliet.address, p.juliet.password}, more...)...)
+}
+
+// Clients of other projects read the archive and get carbons, what waited for them, and pushes (XEP-0313,
+// XEP-0441, XEP-0280, XEP-0160, XEP-0357), while two accounts with two devices each chat beside them.
+func TestArchiveClients(t *testing.T) {
+	names := []string{"background", "slixmpp-app"}
+	for name := range archiveClients {
+		names = append(names, name)
+	}
+	h := newHost(t, names...)
+	t.Cleanup(func() { os.RemoveAll(built.dir) })
+	c := converse(t, h, "background", false)
+	defer c.finish()
+	t.Run("clients", func(t *testing.T) {
+		for name, client := range archiveClients {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				client(pairOf(t, h.Server, name, "starttls"))
+			})
+		}
+	})
+}
