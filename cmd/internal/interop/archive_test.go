@@ -16,6 +16,9 @@ var archiveClients = map[string]func(p *pair){
 		app := users("slixmpp-app")[0]
 		p.script("archive_slix.py", app.address, app.password)
 	},
+	"aioxmpp": func(p *pair) { p.script("archive_aio.py") },
+	"nbxmpp":  func(p *pair) { p.script("archive_nbx.py") },
+	"xmppjs":  func(p *pair) { xmppjs(p, "archive.js") },
 }
 
 // mellium runs a stage of testdata/goclients/archive.

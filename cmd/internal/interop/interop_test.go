@@ -5,7 +5,6 @@ package interop
 import (
 	"bytes"
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -128,7 +127,7 @@ func tail(s string) string {
 var clients = map[string]func(p *pair){
 	"slixmpp":     func(p *pair) { p.slixmpp("login") },
 	"aioxmpp":     aioxmpp,
-	"xmppjs":      xmppjs,
+	"xmppjs":      func(p *pair) { xmppjs(p, "client.js") },
 	"profanity":   profanity,
 	"mcabber":     mcabber,
 	"go-sendxmpp": goSendxmpp,
@@ -200,31 +199,34 @@ func aioxmpp(p *pair) {
 		p.juliet.password)
 }
 
-// script is testdata/client.js beside the modules that it imports.
-var script = sync.OnceValues(func() (string, error) {
+// npm's @xmpp/client, installed where CANTO_NODE_DIR says, runs a script of testdata.
+func xmppjs(p *pair, script string) {
+	p.t.Helper()
 	dir := os.Getenv("CANTO_NODE_DIR")
 	if dir == "" {
-		return "", errors.New("CANTO_NODE_DIR names no folder with @xmpp/client in its node_modules")
+		p.t.Fatal("CANTO_NODE_DIR names no folder with @xmpp/client in its node_modules")
 	}
-	text, err := os.ReadFile("testdata/client.js")
+	text, err := os.ReadFile(filepath.Join("testdata", script))
 	if err != nil {
-		return "", err
+		p.t.Fatal(err)
 	}
-	name := filepath.Join(dir, "canto-client.mjs")
-	return name, os.WriteFile(name, text, 0o600)
-})
-
-// npm's @xmpp/client, installed where CANTO_NODE_DIR says.
-func xmppjs(p *pair) {
-	name, err := script()
+	// A script has to be beside the modules that it imports.
+	f, err := os.CreateTemp(dir, "canto-*.mjs")
 	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer os.Remove(f.Name())
+	if _, err := f.Write(text); err != nil {
+		p.t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
 		p.t.Fatal(err)
 	}
 	scheme := "xmpp"
 	if p.how == "direct" {
 		scheme = "xmpps"
 	}
-	p.run("node", name, scheme+"://localhost:"+p.port(), p.romeo.address, p.romeo.password, p.juliet.address,
+	p.run("node", f.Name(), scheme+"://localhost:"+p.port(), p.romeo.address, p.romeo.password, p.juliet.address,
 		p.juliet.password)
 }
 
