@@ -5,6 +5,7 @@ package interop
 import (
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 )
 
@@ -22,10 +23,10 @@ var archiveClients = map[string]func(p *pair){
 }
 
 // mellium runs a stage of testdata/goclients/archive.
-func (p *pair) mellium(stage string) {
+func (p *pair) mellium(stage string, more ...string) {
 	p.t.Helper()
-	p.run(filepath.Join(goClients(p.t), "archive"), p.port(), p.romeo.address, p.romeo.password,
-		p.juliet.address, p.juliet.password, stage)
+	p.run(filepath.Join(goClients(p.t), "archive"), append([]string{p.port(), p.romeo.address, p.romeo.password,
+		p.juliet.address, p.juliet.password, stage}, more...)...)
 }
 
 // script runs a script of testdata with Debian's Python.
@@ -51,6 +52,10 @@ func TestArchiveClients(t *testing.T) {
 	c := converse(t, h, "background", false)
 	defer c.finish()
 	t.Run("clients", func(t *testing.T) {
+		t.Run("restart", func(t *testing.T) {
+			t.Parallel()
+			restarts(t)
+		})
 		for name, client := range archiveClients {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
@@ -58,4 +63,26 @@ func TestArchiveClients(t *testing.T) {
 			})
 		}
 	})
+}
+
+// What waits for an account that is away is there once after a restart, and after the process was killed. Two
+// accounts that chat all the while find all of their messages again, too.
+func restarts(t *testing.T) {
+	h := newHost(t, "mellium", "background")
+	c := converse(t, h, "background", true)
+	defer c.finish()
+	p := pairOf(t, h.Server, "mellium", "starttls")
+	var before []string
+	for _, end := range []struct {
+		name   string
+		signal syscall.Signal
+	}{{"restart", syscall.SIGTERM}, {"kill", syscall.SIGKILL}} {
+		p.mellium("away", end.name)
+		c.goOn(perSecond)
+		h.Stop(end.signal)
+		h.restart()
+		before = append(before, end.name)
+		p.mellium("back", before...)
+		c.goOn(perSecond)
+	}
 }

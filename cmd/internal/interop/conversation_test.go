@@ -197,71 +197,100 @@ func (c *conversation) send() {
 	}
 }
 
-// arrived is how many messages each device has heard or sent by now, and how many were sent in all.
-func (c *conversation) arrived() (at []int, sent int) {
+// goOn waits until n more messages have come to each device.
+func (c *conversation) goOn(n int) {
+	c.t.Helper()
+	from, _ := c.arrived()
+	for end := time.Now().Add(deviceTimeout); ; time.Sleep(20 * time.Millisecond) {
+		at, _ := c.arrived()
+		least := n
+		for i := range at {
+			least = min(least, at[i]-from[i])
+		}
+		if least == n {
+			return
+		}
+		if time.Now().After(end) {
+			c.t.Fatalf("the conversation does not go on: %v messages, and earlier %v", at, from)
+		}
+	}
+}
+
+// arrived is how many messages each device has heard by now, and how many there should be at the end: all but
+// those that it has sent itself.
+func (c *conversation) arrived() (at, want []int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, m := range c.devices {
-		at = append(at, len(m.log)+len(m.own))
+		at, want = append(at, len(m.log)), append(want, c.sent-len(m.own))
 	}
-	return at, c.sent
+	return at, want
 }
 
-// finish stops the conversation, and checks what each device and each archive has.
+// finish stops the conversation, waits until all that was said has arrived, and checks what each device and
+// each archive has.
 func (c *conversation) finish() {
 	c.t.Helper()
-	c.mu.Lock()
-	sent := c.sent
-	c.mu.Unlock()
 	close(c.stop)
 	c.running.Wait()
 	for end := time.Now().Add(deviceTimeout); !c.survives; time.Sleep(20 * time.Millisecond) {
-		var at []int
-		at, sent = c.arrived()
-		if !slices.ContainsFunc(at, func(n int) bool { return n < sent }) {
+		at, want := c.arrived()
+		if slices.Equal(at, want) {
 			break
 		}
 		if time.Now().After(end) {
-			c.t.Errorf("of %d messages the devices have %v", sent, at)
+			c.t.Errorf("the devices have %v messages, not %v", at, want)
 			break
 		}
 	}
-	archives := make(map[string][]message)
-	for i, m := range c.devices {
-		if m.d == nil {
-			continue
+	var faults []error
+	for end := time.Now().Add(deviceTimeout / 6); ; time.Sleep(100 * time.Millisecond) {
+		// Of a conversation that survives it is not known how many messages the server has taken. Those that
+		// are still on their way are waited for.
+		if faults = c.faults(); len(faults) == 0 || !c.survives || time.Now().After(end) {
+			break
 		}
-		if i < 2 {
-			all, err := m.d.archive("")
-			if err != nil {
-				c.t.Error(err)
-			}
-			archives[m.user.address] = all
-		} else if err := m.d.alive(); err != nil {
-			c.t.Error(err)
-		}
+	}
+	for _, err := range faults {
+		c.t.Error(err)
 	}
 	for _, m := range c.devices {
 		if m.d != nil {
 			m.d.close()
 		}
 	}
+	c.t.Logf("the conversation had %d messages", c.sent)
+}
+
+// faults are what is wrong with the archives and the devices at present.
+func (c *conversation) faults() (all []error) {
+	archives := make(map[string][]message)
+	for _, m := range c.devices[:2] {
+		if m.d == nil {
+			return []error{fmt.Errorf("%s/%s is not connected at the end", m.user.address, m.resource)}
+		}
+		a, err := m.d.archive("")
+		if err != nil {
+			all = append(all, err)
+		}
+		archives[m.user.address] = a
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err != nil {
-		c.t.Errorf("the conversation: %v", c.err)
+		all = append(all, fmt.Errorf("the conversation: %w", c.err))
 	}
-	for address, all := range archives {
-		if err := c.checkArchive(all); err != nil {
-			c.t.Errorf("the archive of %s: %v", address, err)
+	for address, a := range archives {
+		if err := c.checkArchive(a); err != nil {
+			all = append(all, fmt.Errorf("the archive of %s: %w", address, err))
 		}
 	}
 	for _, m := range c.devices {
 		if err := m.check(archives[m.user.address]); err != nil {
-			c.t.Errorf("%s/%s: %v", m.user.address, m.resource, err)
+			all = append(all, fmt.Errorf("%s/%s: %w", m.user.address, m.resource, err))
 		}
 	}
-	c.t.Logf("the conversation had %d messages", sent)
+	return all
 }
 
 // checkArchive checks that each message is in an archive once, under an id of its own, and that those of one
