@@ -3,8 +3,10 @@
 package interop
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
 )
@@ -20,6 +22,11 @@ var archiveClients = map[string]func(p *pair){
 	"aioxmpp": func(p *pair) { p.script("archive_aio.py") },
 	"nbxmpp":  func(p *pair) { p.script("archive_nbx.py") },
 	"xmppjs":  func(p *pair) { xmppjs(p, "archive.js") },
+}
+
+// programs are clients for people. Each has the pair of accounts of its name.
+var programs = map[string]func(p *pair) program{
+	"profanity": func(p *pair) program { return &profanityKeeps{p: p} },
 }
 
 // mellium runs a stage of testdata/goclients/archive.
@@ -44,9 +51,8 @@ func (p *pair) script(name string, more ...string) {
 // XEP-0441, XEP-0280, XEP-0160, XEP-0357), while two accounts with two devices each chat beside them.
 func TestArchiveClients(t *testing.T) {
 	names := []string{"background", "slixmpp-app"}
-	for name := range archiveClients {
-		names = append(names, name)
-	}
+	names = slices.AppendSeq(names, maps.Keys(archiveClients))
+	names = slices.AppendSeq(names, maps.Keys(programs))
 	h := newHost(t, names...)
 	t.Cleanup(func() { os.RemoveAll(built.dir) })
 	c := converse(t, h, "background", false)
@@ -56,6 +62,13 @@ func TestArchiveClients(t *testing.T) {
 			t.Parallel()
 			restarts(t)
 		})
+		for name, client := range programs {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				p := pairOf(t, h.Server, name, "starttls")
+				wasAway(p, h, client(p))
+			})
+		}
 		for name, client := range archiveClients {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()

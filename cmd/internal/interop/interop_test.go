@@ -308,23 +308,45 @@ type terminal struct {
 
 // inTerminal starts a program, until the test ends; files are made in its home folder first.
 func (p *pair) inTerminal(files map[string]string, program string) *terminal {
+	x := p.terminal(files)
+	x.run(program)
+	return x
+}
+
+// terminal is a terminal without a program yet. Files are made in the home folder of its programs.
+func (p *pair) terminal(files map[string]string) *terminal {
 	dir, err := os.MkdirTemp("", "tmux") // short: a socket's path is
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	x := &terminal{p, filepath.Join(dir, "s"), dir}
 	p.t.Cleanup(func() { os.RemoveAll(dir) })
+	writeFiles(p.t, dir, files)
+	return &terminal{p, filepath.Join(dir, "s"), dir}
+}
+
+// writeFiles makes files in a folder, by their paths in it.
+func writeFiles(t *testing.T, dir string, files map[string]string) {
+	t.Helper()
 	for name, text := range files {
 		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700); err != nil {
-			p.t.Fatal(err)
+			t.Fatal(err)
 		}
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			p.t.Fatal(err)
+			t.Fatal(err)
 		}
 	}
+}
+
+// run starts a program, until it or the test ends.
+func (x *terminal) run(program string) {
+	x.p.t.Helper()
 	x.tmux("new-session", "-d", "-s", "p", "-x", "140", "-y", "40", program)
-	p.t.Cleanup(func() { exec.Command("tmux", "-S", x.sock, "kill-server").Run() })
-	return x
+	x.p.t.Cleanup(func() { exec.Command("tmux", "-S", x.sock, "kill-server").Run() })
+}
+
+// runs says whether the program has not ended.
+func (x *terminal) runs() bool {
+	return exec.Command("tmux", "-S", x.sock, "has-session", "-t", "p").Run() == nil
 }
 
 func (x *terminal) tmux(args ...string) string {
@@ -342,7 +364,7 @@ func (x *terminal) tmux(args ...string) string {
 func (x *terminal) wait(text string) {
 	x.p.t.Helper()
 	for end := time.Now().Add(waitTimeout); ; time.Sleep(100 * time.Millisecond) {
-		s := x.tmux("capture-pane", "-p", "-t", "p")
+		s := x.screen()
 		if strings.Contains(s, text) {
 			return
 		}
@@ -350,6 +372,12 @@ func (x *terminal) wait(text string) {
 			x.p.t.Fatalf("%q does not show on the screen:\n%s", text, s)
 		}
 	}
+}
+
+// screen is what is on the screen.
+func (x *terminal) screen() string {
+	x.p.t.Helper()
+	return x.tmux("capture-pane", "-p", "-t", "p")
 }
 
 // say types a line.

@@ -84,27 +84,19 @@ VirtualHost "localhost"
 // configureProsody writes the configuration, the certificate and the accounts.
 func configureProsody(t *testing.T, s *running.Server, names []string) {
 	t.Helper()
-	write := func(name, text string) {
-		if err := os.MkdirAll(filepath.Dir(filepath.Join(s.Dir, name)), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(s.Dir, name), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
+	files := make(map[string]string)
 	port := func(addr string) string { _, p, _ := net.SplitHostPort(addr); return p }
-	write("prosody.cfg.lua", fmt.Sprintf(prosodyConfig, s.Dir, port(s.Plain), port(s.Direct)))
-	crt, key := selfSigned(t)
-	write("data/localhost.crt", crt)
-	write("data/localhost.key", key)
+	files["prosody.cfg.lua"] = fmt.Sprintf(prosodyConfig, s.Dir, port(s.Plain), port(s.Direct))
+	files["data/localhost.crt"], files["data/localhost.key"] = selfSigned(t)
 	for _, n := range names {
 		for _, u := range users(n) {
 			local, _, _ := strings.Cut(u.address, "@")
 			// Prosody escapes a byte of a file's name as %xx.
 			local = strings.NewReplacer(".", "%2e", "-", "%2d").Replace(local)
-			write("prosody/localhost/accounts/"+local+".dat", "return { [\"password\"] = \""+u.password+"\" };\n")
+			files["prosody/localhost/accounts/"+local+".dat"] = "return { [\"password\"] = \"" + u.password + "\" };\n"
 		}
 	}
+	writeFiles(t, s.Dir, files)
 }
 
 // selfSigned makes a certificate for localhost, in PEM.
