@@ -27,6 +27,7 @@ var archiveClients = map[string]func(p *pair){
 // programs are clients for people. Each has the pair of accounts of its name.
 var programs = map[string]func(p *pair) program{
 	"profanity": func(p *pair) program { return &profanityKeeps{p: p} },
+	"dino":      func(p *pair) program { return &dino{p: p} },
 }
 
 // mellium runs a stage of testdata/goclients/archive.
