@@ -28,6 +28,7 @@ var archiveClients = map[string]func(p *pair){
 var programs = map[string]func(p *pair) program{
 	"profanity": func(p *pair) program { return &profanityKeeps{p: p} },
 	"dino":      func(p *pair) program { return &dino{p: p} },
+	"gajim":     func(p *pair) program { return &gajim{p: p} },
 }
 
 // mellium runs a stage of testdata/goclients/archive.

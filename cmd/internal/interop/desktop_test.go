@@ -126,12 +126,15 @@ type inhabitant struct {
 // bundle is where GnuTLS on Debian looks for CAs.
 const bundle = "/etc/ssl/certs/ca-certificates.crt"
 
-// run starts a program on the island, where there is no DNS server to wait for, until stop or the end of the test.
+// run starts a program on the island, where there is no DNS server to wait for. To the program its user is not root,
+// as Gajim refuses root, but outside the user's files are the test's. It runs until stop or the end of the test.
 func (i *island) run(args ...string) *inhabitant {
 	i.p.t.Helper()
 	h := &inhabitant{i: i}
 	h.cmd = exec.Command("unshare", append([]string{"--mount", "sh", "-c", "mount --bind \"$0\" " + bundle +
-		" && mount --bind /dev/null /etc/resolv.conf && exec dbus-run-session -- \"$@\"", i.p.Certificate()}, args...)...)
+		" && mount --bind /dev/null /etc/resolv.conf" +
+		" && exec unshare --user --map-user=1000 --map-group=1000 dbus-run-session -- \"$@\"",
+		i.p.Certificate()}, args...)...)
 	h.cmd.Env = append(i.p.environment(i.home), "DISPLAY="+i.display, "GDK_BACKEND=x11", "GSK_RENDERER=cairo",
 		"LIBGL_ALWAYS_SOFTWARE=1", "NO_AT_BRIDGE=1", "GTK_A11Y=none", "XDG_CACHE_HOME="+i.home+"/cache",
 		"XDG_RUNTIME_DIR="+i.home)
@@ -200,4 +203,46 @@ func (g *dino) readsArchive() bool { return true }
 func (g *dino) kept() []string {
 	return rows(g.p.t, g.database(), "SELECT m.body FROM content_item c JOIN message m ON m.id = c.foreign_id "+
 		"WHERE c.content_type = 1 ORDER BY c.time, c.local_time, c.id")
+}
+
+// gajim is Gajim. Its account is put into the database of its settings.
+type gajim struct {
+	p *pair
+	i *island
+	h *inhabitant
+}
+
+// gajimSettings are those of version 5 of the database. The password is in it, as there is no keyring.
+const gajimSettings = `CREATE TABLE settings (name TEXT UNIQUE, settings TEXT);
+CREATE TABLE account_settings (account TEXT UNIQUE, settings TEXT);
+INSERT INTO settings(name, settings) VALUES ('app', '{"use_keyring": false, "check_for_update": false,
+	"autoaway": false, "sounds_on": false}');
+INSERT INTO settings(name, settings) VALUES ('soundevents', '{}');
+INSERT INTO settings(name, settings) VALUES ('status_presets', '{}');
+INSERT INTO settings(name, settings) VALUES ('proxies', '{}');
+INSERT INTO settings(name, settings) VALUES ('plugins', '{}');
+INSERT INTO settings(name, settings) VALUES ('workspaces', '{"one": {"name": "One"}}');
+INSERT INTO account_settings(account, settings) VALUES ('juliet', '{"account": {"name": "%[1]s",
+	"hostname": "localhost", "password": "%[2]s", "savepass": true, "active": true, "autoconnect": true,
+	"resource": "gajim"}, "contact": {}, "group_chat": {}}');
+PRAGMA user_version=5;
+`
+
+func (g *gajim) start() {
+	if g.i == nil {
+		g.i = g.p.newIsland()
+		local, _, _ := strings.Cut(g.p.juliet.address, "@")
+		sqlite(g.p.t, filepath.Join(g.i.home, "config/gajim/settings.sqlite"),
+			fmt.Sprintf(gajimSettings, local, g.p.juliet.password))
+	}
+	g.h = g.i.run("gajim", "-l", "gajim=INFO")
+}
+
+func (g *gajim) stop() { g.h.end(syscall.SIGTERM) }
+
+func (g *gajim) readsArchive() bool { return true }
+
+func (g *gajim) kept() []string {
+	return rows(g.p.t, filepath.Join(g.i.home, "share/gajim/logs.db"), "SELECT message FROM logs "+
+		"WHERE kind IN (4, 6) ORDER BY time, log_line_id")
 }

@@ -96,8 +96,8 @@ func (p *pair) environment(home string) []string {
 		"LC_ALL=C.UTF-8")
 }
 
-// waitTimeout is how long a client may take.
-const waitTimeout = time.Minute
+// waitTimeout is how long a client may take: two cores may be busy with a dozen clients, and with fuzz targets.
+const waitTimeout = 2 * time.Minute
 
 // run runs a client; its last line is "ok".
 func (p *pair) run(name string, args ...string) {

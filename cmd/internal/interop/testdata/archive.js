@@ -5,7 +5,7 @@ const { client, xml } = await import("@xmpp/client");
 const [service, rjid, rpw, jjid, jpw] = process.argv.slice(2);
 const MAM = "urn:xmpp:mam:2", RSM = "http://jabber.org/protocol/rsm", CARBONS = "urn:xmpp:carbons:2";
 
-setTimeout(() => { console.error("no end"); process.exit(1); }, 55000).unref();
+setTimeout(() => { console.error("no end"); process.exit(1); }, 115000).unref();
 
 function connect(address, password) {
   const [username, domain] = address.split("@");
@@ -44,7 +44,7 @@ function same(got, want) {
 }
 
 async function hear(c, how, body) {
-  for (const end = Date.now() + 20000; c.heard.length === 0;) {
+  for (const end = Date.now() + 60000; c.heard.length === 0;) {
     if (Date.now() > end) fail(`${c.jid} did not hear ${body}`);
     await new Promise((done) => { c.wake = done; setTimeout(done, 200); });
   }

@@ -79,7 +79,7 @@ class Client:
             self.heard.put_nowait(("direct", m))
 
     async def hear(self, how, body):
-        got, m = await asyncio.wait_for(self.heard.get(), 20)
+        got, m = await asyncio.wait_for(self.heard.get(), 60)
         same((got, m.body.any()), (how, body))
         return m
 
@@ -174,4 +174,4 @@ async def main():
     step("ok")
 
 
-asyncio.get_event_loop().run_until_complete(asyncio.wait_for(main(), 55))
+asyncio.get_event_loop().run_until_complete(asyncio.wait_for(main(), 115))

@@ -184,7 +184,7 @@ def run():
 
 
 steps = run()
-GLib.timeout_add_seconds(55, lambda: sys.exit("no end; the clients heard %s" % [
+GLib.timeout_add_seconds(115, lambda: sys.exit("no end; the clients heard %s" % [
     c.heard for c in (steps.gi_frame.f_locals.get("all_") or [])]))
 wake()
 loop.run()

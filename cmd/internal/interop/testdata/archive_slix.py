@@ -48,7 +48,7 @@ class Client(slixmpp.ClientXMPP):
 
     async def online(self, carbons=False):
         self.connect(("127.0.0.1", int(port)))
-        await asyncio.wait_for(self.up.wait(), 20)
+        await asyncio.wait_for(self.up.wait(), 60)
         if carbons:
             await self["xep_0280"].enable()
         await self.get_roster()
@@ -57,7 +57,7 @@ class Client(slixmpp.ClientXMPP):
         return self
 
     async def ping(self):
-        await self["xep_0199"].ping("localhost", timeout=20)
+        await self["xep_0199"].ping("localhost", timeout=60)
 
     async def expect(self, name):
         """The next of what was seen, which is of this name."""
@@ -67,7 +67,7 @@ class Client(slixmpp.ClientXMPP):
                 await self.news.wait()
             return self.seen.pop(0)
         try:
-            n, s = await asyncio.wait_for(look(), 20)
+            n, s = await asyncio.wait_for(look(), 60)
         except asyncio.TimeoutError:
             raise SystemExit("%s: no %s" % (self.boundjid, name))
         assert n == name, "%s: %s, not %s: %s" % (self.boundjid, n, name, s)
@@ -98,7 +98,7 @@ class Client(slixmpp.ClientXMPP):
         self.register_handler(Callback(name, MatchXPath("{jabber:client}message/{%s}result" % MAM),
                                        lambda m: got.append(m["mam_result"])))
         try:
-            fin = await iq.send(timeout=20)
+            fin = await iq.send(timeout=60)
         finally:
             self.remove_handler(name)
         return got, fin["mam_fin"]
@@ -345,7 +345,7 @@ class AppServer(Client):
         reply.send()
 
     async def pushed(self):
-        iq = await asyncio.wait_for(self.pushes.get(), 20)
+        iq = await asyncio.wait_for(self.pushes.get(), 60)
         publish = iq.xml.find("{http://jabber.org/protocol/pubsub}pubsub/{http://jabber.org/protocol/pubsub}publish")
         same(publish.get("node"), "a node of the app")
         n = publish.find("{http://jabber.org/protocol/pubsub}item/{%s}notification" % PUSH)
@@ -422,5 +422,5 @@ async def main():
     await romeo.offline()
 
 
-asyncio.get_event_loop().run_until_complete(asyncio.wait_for(main(), 55))
+asyncio.get_event_loop().run_until_complete(asyncio.wait_for(main(), 115))
 step("ok")

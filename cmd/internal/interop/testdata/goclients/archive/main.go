@@ -256,7 +256,7 @@ func main() {
 	log.SetFlags(log.Lshortfile)
 	romeo, rpw, juliet, jpw := os.Args[2], os.Args[3], os.Args[4], os.Args[5]
 	var cancel func()
-	ctx, cancel = context.WithTimeout(context.Background(), 50*time.Second)
+	ctx, cancel = context.WithTimeout(context.Background(), 115*time.Second)
 	defer cancel()
 	switch stage := os.Args[6]; stage {
 	case "archive":
