@@ -157,7 +157,8 @@ func wasAway(p *pair, h *host, g program) {
 	has := func() {
 		t.Helper()
 		var kept []string
-		eventually(t, func() string { return fmt.Sprintf("the program has kept\n%q, not\n%q", kept, want) }, func() bool {
+		differ := func() string { return fmt.Sprintf("the program has kept\n%q, not\n%q", kept, want) }
+		eventually(t, differ, func() bool {
 			kept = g.kept()
 			return len(kept) >= len(want)
 		})
@@ -235,7 +236,8 @@ func (g *profanityKeeps) stop() {
 	eventually(g.p.t, func() string { return "profanity does not end" }, func() bool { return !g.x.runs() })
 }
 
-// readsArchive is false: 0.13 looks for an archive among the features of the domain, where XEP-0313 section 7 has none.
+// readsArchive is false: 0.13 looks for an archive among the features of the domain. XEP-0313 section 7 has it
+// among those of the account.
 func (g *profanityKeeps) readsArchive() bool { return false }
 
 func (g *profanityKeeps) kept() []string {

@@ -19,9 +19,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An island is a network of its own, in which the server listens on XMPP's port of localhost, and a screen. So
-// programs that know no port but the one of the domain find it, several at once, and whatever listens on this
-// machine. The server's certificate is in the place of the system's CAs, for the programs on the island only.
+// An island is a network of its own, in which the server listens on XMPP's port of localhost, and a screen.
+// So programs find it that know no port but the one of the domain, several at once, and whatever else listens
+// on this machine. The server's certificate is in the place of the system's CAs, for the programs on the
+// island only.
 type island struct {
 	p       *pair
 	home    string
@@ -126,8 +127,9 @@ type inhabitant struct {
 // bundle is where GnuTLS on Debian looks for CAs.
 const bundle = "/etc/ssl/certs/ca-certificates.crt"
 
-// run starts a program on the island, where there is no DNS server to wait for. To the program its user is not root,
-// as Gajim refuses root, but outside the user's files are the test's. It runs until stop or the end of the test.
+// run starts a program on the island, where there is no DNS server to wait for. To the program its user is not
+// root, as Gajim refuses root; outside of its user namespace its user is that of the test. It runs until end or
+// the end of the test.
 func (i *island) run(args ...string) *inhabitant {
 	i.p.t.Helper()
 	h := &inhabitant{i: i}

@@ -96,7 +96,7 @@ func (p *pair) environment(home string) []string {
 		"LC_ALL=C.UTF-8")
 }
 
-// waitTimeout is how long a client may take: two cores may be busy with a dozen clients, and with fuzz targets.
+// waitTimeout is how long a client may take. The cores may be busy with a dozen clients and fuzz targets.
 const waitTimeout = 2 * time.Minute
 
 // run runs a client; its last line is "ok".

@@ -71,8 +71,8 @@ c2s_direct_tls_ports = { %[3]s }
 authentication = "internal_plain"
 storage = "internal"
 ssl = { certificate = "%[1]s/data/localhost.crt"; key = "%[1]s/data/localhost.key" }
-modules_enabled = { "posix"; "disco"; "roster"; "saslauth"; "tls"; "offline"; "presence"; "message"; "iq"; "ping";
-	"version"; "time"; "private"; "blocklist"; "carbons"; "mam"; "cloud_notify" }
+modules_enabled = { "posix"; "disco"; "roster"; "saslauth"; "tls"; "offline"; "presence"; "message"; "iq";
+	"ping"; "version"; "time"; "private"; "blocklist"; "carbons"; "mam"; "cloud_notify" }
 modules_disabled = { "s2s"; "s2s_auth_certs"; "http"; "admin_shell"; "admin_socket" }
 default_archive_policy = true
 archive_expires_after = "never"

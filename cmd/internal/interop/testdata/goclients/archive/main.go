@@ -221,7 +221,8 @@ func (c *client) all(q history.Query) (got []result) {
 		if fin.Complete {
 			return got
 		}
-		check(len(page) > 0 && uint64(len(page)) <= q.Limit, "a page has %d items, and is not the last one", len(page))
+		check(len(page) > 0 && uint64(len(page)) <= q.Limit,
+			"a page has %d items, and is not the last one", len(page))
 		check(fin.Set.First.ID == page[0].ID && fin.Set.Last == page[len(page)-1].ID,
 			"a page from %s to %s says %+v", page[0].ID, page[len(page)-1].ID, fin.Set)
 		q.PageID = fin.Set.Last
@@ -352,7 +353,8 @@ func pages(romeo, rpw, juliet, jpw string) {
 
 		_, err := history.Fetch(ctx, history.Query{Limit: 5, PageID: "not-an-id"}, jid.JID{}, c.s)
 		var e stanza.Error
-		check(errors.As(err, &e) && e.Condition == stanza.ItemNotFound, "a page after an id that is not there: %v", err)
+		check(errors.As(err, &e) && e.Condition == stanza.ItemNotFound,
+			"a page after an id that is not there: %v", err)
 	}
 	for _, c := range []*client{a, b, b2} {
 		must(c.s.Close())
