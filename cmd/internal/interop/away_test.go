@@ -236,8 +236,8 @@ func (g *profanityKeeps) stop() {
 	eventually(g.p.t, func() string { return "profanity does not end" }, func() bool { return !g.x.runs() })
 }
 
-// readsArchive is false: 0.13 looks for an archive among the features of the domain. XEP-0313 section 7 has it
-// among those of the account.
+// readsArchive is false: 0.13 looks for an archive among the features of the domain. XEP-0313 section 7 has
+// it among those of the account.
 func (g *profanityKeeps) readsArchive() bool { return false }
 
 func (g *profanityKeeps) kept() []string {

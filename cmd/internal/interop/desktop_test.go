@@ -127,9 +127,9 @@ type inhabitant struct {
 // bundle is where GnuTLS on Debian looks for CAs.
 const bundle = "/etc/ssl/certs/ca-certificates.crt"
 
-// run starts a program on the island, where there is no DNS server to wait for. To the program its user is not
-// root, as Gajim refuses root; outside of its user namespace its user is that of the test. It runs until end or
-// the end of the test.
+// run starts a program on the island, where there is no DNS server to wait for. To the program its user is
+// not root, as Gajim refuses root; outside of its user namespace its user is that of the test. It runs until
+// end or the end of the test.
 func (i *island) run(args ...string) *inhabitant {
 	i.p.t.Helper()
 	h := &inhabitant{i: i}
