@@ -31,6 +31,7 @@ import (
 	"sync/atomic"
 
 	"canto/session"
+	"canto/session/form"
 	"canto/session/mod/roster"
 	"canto/session/stanza"
 	"canto/xmlstream"
@@ -54,13 +55,10 @@ const (
 	nsInfo   = "http://jabber.org/protocol/disco#info"
 	nsItems  = "http://jabber.org/protocol/disco#items"
 	nsCaps   = "http://jabber.org/protocol/caps"
-	nsForm   = "jabber:x:data"
-	nsRSM    = "http://jabber.org/protocol/rsm"
 	capsNode = "urn:canto:server"
 )
 
-// The names of the elements and attributes. Those that begin with rsm are of result set management
-// (XEP-0059).
+// The names of the elements and attributes.
 var (
 	info     = xmlstream.N(nsInfo, "query")
 	items    = xmlstream.N(nsItems, "query")
@@ -68,20 +66,9 @@ var (
 	feature  = xmlstream.N(nsInfo, "feature")
 	item     = xmlstream.N(nsItems, "item")
 	caps     = xmlstream.N(nsCaps, "c")
-	formX    = xmlstream.N(nsForm, "x")
-	field    = xmlstream.N(nsForm, "field")
-	value    = xmlstream.N(nsForm, "value")
 	category = xmlstream.N("", "category")
-	rsmSet   = xmlstream.N(nsRSM, "set")
-	rsmMax   = xmlstream.N(nsRSM, "max")
-	rsmAfter = xmlstream.N(nsRSM, "after")
-	rsmFirst = xmlstream.N(nsRSM, "first")
-	rsmLast  = xmlstream.N(nsRSM, "last")
-	rsmCount = xmlstream.N(nsRSM, "count")
 
-	rsmBefore = xmlstream.N(nsRSM, "before")
-	rsmIndex  = xmlstream.N(nsRSM, "index")
-	hashAttr  = xmlstream.N("", "hash")
+	hashAttr = xmlstream.N("", "hash")
 )
 
 // A Form is extended information (XEP-0128): a data form.
@@ -91,10 +78,7 @@ type Form struct {
 }
 
 // A Field is one field of a Form.
-type Field struct {
-	Var    string   // its name
-	Values []string // its values
-}
+type Field = form.Field
 
 // A Service is the module of one profile. [session.Lookup] gives it to modules that add a Form or a [Kind]
 // in Load. After Load only the two caches change; any loop uses it.

@@ -2,10 +2,11 @@ package disco
 
 import (
 	"slices"
-	"strconv"
 
 	"canto/session"
+	"canto/session/form"
 	"canto/session/jid"
+	"canto/session/rsm"
 	"canto/session/stanza"
 	"canto/xmlstream"
 )
@@ -89,7 +90,7 @@ func (m *Service) kindInfo(ev *session.Stanza) session.Verdict {
 	if known {
 		d.Identities, d.Features = slices.Clone(k.Identities), slices.Clone(k.Features)
 		if len(k.Items) > 0 {
-			d.Features = append(d.Features, nsRSM) // XEP-0059 section 4
+			d.Features = append(d.Features, rsm.NS) // XEP-0059 section 4
 		}
 	}
 	for _, f := range k.Info {
@@ -138,27 +139,14 @@ func (m *Service) kindItems(ev *session.Stanza) session.Verdict {
 // with the condition c. Pages that are asked for backwards or by index are refused: another page than the
 // client meant would be worse than none (section 2.6).
 func readPage(query xmlstream.Element) (p Page, c stanza.Condition, ok bool) {
-	p.Max = MaxItems
-	set, ok := query.Child(rsmSet)
-	if !ok {
-		return p, 0, true
+	r, _, err := rsm.Of(query)
+	switch {
+	case err != nil:
+		return p, stanza.BadRequest, false
+	case r.Before.Given || r.Index.Given:
+		return p, stanza.FeatureNotImplemented, false
 	}
-	for _, n := range []xmlstream.Name{rsmBefore, rsmIndex} {
-		if _, found := set.Child(n); found {
-			return p, stanza.FeatureNotImplemented, false
-		}
-	}
-	if e, ok := set.Child(rsmMax); ok {
-		n, err := strconv.Atoi(string(e.Text()))
-		if err != nil || n < 0 {
-			return p, stanza.BadRequest, false
-		}
-		p.Max = min(n, MaxItems)
-	}
-	if e, ok := set.Child(rsmAfter); ok {
-		p.After = string(e.Text())
-	}
-	return p, 0, true
+	return Page{After: r.After.Text, Max: r.Clamp(MaxItems, MaxItems)}, 0, true
 }
 
 // ReplyItems answers a request for items with a page of them. first and last are the keys of the first and
@@ -166,7 +154,7 @@ func readPage(query xmlstream.Element) (p Page, c stanza.Condition, ok bool) {
 // expensive to know (XEP-0059 section 2.7). The answer describes the page if the client asked for one, or
 // if list does not have all items (section 2.2). It returns Done. Under the entity's lock.
 func ReplyItems(ev *session.Stanza, list []Item, first, last string, count int) session.Verdict {
-	_, wantsPage := ev.Payload().Child(rsmSet)
+	_, wantsPage := ev.Payload().Child(rsm.Set)
 	paged := (wantsPage || count != len(list)) && count != 0
 	return ev.Reply(func(ev *session.Stanza, a *xmlstream.Appender) {
 		a.Open(items)
@@ -184,15 +172,11 @@ func ReplyItems(ev *session.Stanza, list []Item, first, last string, count int) 
 			a.Close()
 		}
 		if paged {
-			a.Open(rsmSet)
+			r := rsm.Result{Count: rsm.Number{N: count, Given: count >= 0}}
 			if len(list) > 0 {
-				a.Open(rsmFirst).Text(first).Close()
-				a.Open(rsmLast).Text(last).Close()
+				r.First, r.Last = []byte(first), []byte(last)
 			}
-			if count >= 0 {
-				a.Open(rsmCount).Text(strconv.Itoa(count)).Close()
-			}
-			a.Close()
+			r.Append(a)
 		}
 		a.Close()
 	})
@@ -215,17 +199,8 @@ func (d *Description) append(a *xmlstream.Appender, node []byte) {
 		a.Open(feature).Attr(stanza.AttrVar, f).Close()
 	}
 	for _, f := range d.Forms {
-		a.Open(formX).Attr(stanza.AttrType, "result")
-		a.Open(field).Attr(stanza.AttrVar, "FORM_TYPE").Attr(stanza.AttrType, "hidden").
-			Open(value).Text(f.Type).Close().Close()
-		for _, x := range f.Fields {
-			a.Open(field).Attr(stanza.AttrVar, x.Var)
-			for _, v := range x.Values {
-				a.Open(value).Text(v).Close()
-			}
-			a.Close()
-		}
-		a.Close()
+		x := form.Data{Type: form.TypeResult, FormType: f.Type, Fields: f.Fields}
+		x.Append(a)
 	}
 	a.Close()
 }
