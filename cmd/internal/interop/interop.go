@@ -10,6 +10,6 @@
 //
 // The tests need Debian's python3-slixmpp, python3-aioxmpp, python3-nbxmpp, profanity, mcabber,
 // go-sendxmpp, tmux, dino-im and gajim with xvfb, dbus and iproute2, npm's @xmpp/client, and the Go
-// modules of testdata/goclients. They need to be root for Dino and Gajim, which run in namespaces of their own. So
-// they have the build tag interop; .ci/run installs the clients.
+// modules of testdata/goclients. They need to be root for Dino and Gajim, which run in namespaces of
+// their own. So they have the build tag interop; .ci/run installs the clients.
 package interop
