@@ -302,28 +302,35 @@ async def carbons(romeo, juliet):
 
 async def retraction(romeo, juliet):
     step("a retraction by the author, and one by another")
-    first = chat(romeo, juliet.boundjid.full, "said in haste")
-    m = await juliet.hear("message", "said in haste")
-    kept = m.xml.find("{%s}stanza-id" % SID).get("id")
-    second = chat(romeo, juliet.boundjid.full, "said with thought")
-    m = await juliet.hear("message", "said with thought")
-    stays = m.xml.find("{%s}stanza-id" % SID).get("id")
+    lines, ids = ["said in haste", "said with thought", "said by mistake"], []
+    _, fin = await romeo.raw([], "<max>1</max><before/>")
+    before = {romeo: fin["rsm"]["last"]}
+    _, fin = await juliet.raw([], "<max>1</max><before/>")
+    before[juliet] = fin["rsm"]["last"]
+    for body in lines:
+        ids.append(chat(romeo, juliet.boundjid.full, body))
+        await juliet.hear("message", body)
+    store = "<store xmlns='urn:xmpp:hints'/>"
     retract = "<retract xmlns='urn:xmpp:message-retract:1' id='%s'/>"
-    fallback = "<store xmlns='urn:xmpp:hints'/>"
-    chat(juliet, romeo.boundjid.full, "you did not say it", retract % second, fallback)
+    chat(juliet, romeo.boundjid.full, "you did not say it", retract % ids[1], store)
     await romeo.hear("message", "you did not say it")
-    chat(romeo, juliet.boundjid.full, "I did not say it", retract % first, fallback)
+    retraction = chat(romeo, juliet.boundjid.full, "I did not say it", retract % ids[0], store)
     await juliet.hear("message", "I did not say it")
+    # The library's own is of version 0.
+    romeo["xep_0424"].send_retraction(juliet.boundjid.full, ids[2], fallback_text="an old retraction")
+    await juliet.hear("message", "an old retraction")
     for c in (juliet, romeo):
-        rows, _ = await c.raw([], "<max>4</max><before/>")
-        r, s = rows[0]["forwarded"]["stanza"], rows[1]["forwarded"]["stanza"]
-        same(s["body"], "said with thought")
-        same(r["body"], "")
-        gone = r.xml.find("{urn:xmpp:message-retract:1}retracted")
-        assert gone is not None and gone.get("stamp"), "no tombstone: %s" % r
-        same(r["from"].bare, ROMEO)
-    rows, _ = await juliet.raw([("ids", [kept, stays])])
-    same([r["id"] for r in rows], [kept, stays])
+        rows, _ = await c.raw([("after-id", [before[c]])], "<max>50</max>")
+        same(bodies(rows), ["", "said with thought", "", "you did not say it", "I did not say it", "an old retraction"])
+        for row in (rows[0], rows[2]):
+            m = row["forwarded"]["stanza"]
+            same((m["from"].bare, m["to"].bare), (ROMEO, JULIET))
+            gone = m.xml.find("{urn:xmpp:message-retract:1}retracted")
+            if gone is None:
+                gone = m.xml.find("{urn:xmpp:message-retract:0}retracted")
+            assert gone is not None and gone.get("stamp"), "no tombstone: %s" % m
+            if row is rows[0]:
+                same(gone.get("id"), retraction)
 
 
 class AppServer(Client):
