@@ -135,10 +135,6 @@ func wasAway(p *pair, h *host, g program) {
 	var want []string
 	say := func(from *witness, to user, n int) {
 		t.Helper()
-		// Programs sort by the second. Those of one second are in the order in which they came, which is another
-		// one than that in which they were said if younger ones have waited and older ones are in the archive.
-		// The margin is for servers that take the time from a clock of coarse steps.
-		time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(time.Second + 50*time.Millisecond)))
 		for range n {
 			body := fmt.Sprintf("line %02d", len(want))
 			if err := from.say(to.address, body, body); err != nil {
@@ -170,12 +166,20 @@ func wasAway(p *pair, h *host, g program) {
 	say(romeo, p.juliet, 1) // live
 	has()
 	g.stop()
+	// Programs sort by the second. Those of one second are in the order in which they came, which is another one
+	// than that in which they were said if younger ones have waited and older ones are in the archive. So what
+	// comes in different ways is said in different seconds. The margin is for servers that take the time from a
+	// clock of coarse steps.
+	later := func() {
+		time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(time.Second + 50*time.Millisecond)))
+	}
 	// withPhone is an absence in which another device of the account hears and sends.
 	withPhone := func() {
 		t.Helper()
 		say(romeo, p.juliet, 5) // waits, and is handed to the phone
 		phone = h.witness(t, p.juliet, "phone")
 		phone.hears(t, want[len(want)-1])
+		later()
 		say(romeo, p.juliet, 5) // to the phone
 		phone.hears(t, want[len(want)-1])
 		say(phone, p.romeo, 5) // from the phone
@@ -188,10 +192,12 @@ func wasAway(p *pair, h *host, g program) {
 	if g.readsArchive() {
 		absences = append(absences, withPhone, func() {
 			withPhone()
+			later()
 			say(romeo, p.juliet, 5)
 		})
 	}
 	for _, absence := range absences {
+		later()
 		absence()
 		g.start()
 		has()
