@@ -4,7 +4,6 @@ package interop
 
 import (
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"syscall"
@@ -17,11 +16,11 @@ var archiveClients = map[string]func(p *pair){
 	"mellium": func(p *pair) { p.mellium("archive") },
 	"slixmpp": func(p *pair) {
 		app := users("slixmpp-app")[0]
-		p.script("archive_slix.py", app.address, app.password)
+		p.script("archive_slix.py", "archive", app.address, app.password)
 	},
-	"aioxmpp": func(p *pair) { p.script("archive_aio.py") },
+	"aioxmpp": func(p *pair) { p.script("archive_aio.py", "archive") },
 	"nbxmpp":  func(p *pair) { p.script("archive_nbx.py") },
-	"xmppjs":  func(p *pair) { xmppjs(p, "archive.js") },
+	"xmppjs":  func(p *pair) { xmppjs(p, "archive.js", "archive") },
 }
 
 // programs are clients for people. Each has the pair of accounts of its name.
@@ -56,7 +55,7 @@ func TestArchiveClients(t *testing.T) {
 	names = slices.AppendSeq(names, maps.Keys(archiveClients))
 	names = slices.AppendSeq(names, maps.Keys(programs))
 	h := newHost(t, names...)
-	t.Cleanup(func() { os.RemoveAll(built.dir) })
+	t.Cleanup(removeGoClients)
 	c := converse(t, h, "background", false)
 	defer c.finish()
 	t.Run("clients", func(t *testing.T) {
@@ -80,24 +79,47 @@ func TestArchiveClients(t *testing.T) {
 	})
 }
 
+// returning are the clients of accounts that are away while the server is restarted. They have the stages
+// "away" and "back".
+var returning = map[string]func(p *pair, stage ...string){
+	"mellium": func(p *pair, stage ...string) { p.mellium(stage[0], stage[1:]...) },
+	"slixmpp": func(p *pair, stage ...string) { p.script("archive_slix.py", stage...) },
+	"aioxmpp": func(p *pair, stage ...string) { p.script("archive_aio.py", stage...) },
+	"xmppjs":  func(p *pair, stage ...string) { xmppjs(p, "archive.js", stage...) },
+}
+
 // What waits for an account that is away is there once after a restart, and after the process was killed. Two
 // accounts that chat all the while find all of their messages again, too.
 func restarts(t *testing.T) {
-	h := newHost(t, "mellium", "background")
+	h := newHost(t, append([]string{"background"}, slices.Collect(maps.Keys(returning))...)...)
 	c := converse(t, h, "background", true)
 	defer c.finish()
-	p := pairOf(t, h.Server, "mellium", "starttls")
+	// all runs a stage of all clients, which do it at the same time.
+	all := func(name, stage string, more ...string) {
+		t.Helper()
+		ok := t.Run(name+" "+stage, func(t *testing.T) {
+			for name, client := range returning {
+				t.Run(name, func(t *testing.T) {
+					t.Parallel()
+					client(pairOf(t, h.Server, name, "starttls"), append([]string{stage}, more...)...)
+				})
+			}
+		})
+		if !ok {
+			t.FailNow()
+		}
+	}
 	var before []string
 	for _, end := range []struct {
 		name   string
 		signal syscall.Signal
 	}{{"restart", syscall.SIGTERM}, {"kill", syscall.SIGKILL}} {
-		p.mellium("away", end.name)
+		all(end.name, "away", end.name)
 		c.goOn(perSecond)
 		h.Stop(end.signal)
 		h.restart()
 		before = append(before, end.name)
-		p.mellium("back", before...)
+		all(end.name, "back", before...)
 		c.goOn(perSecond)
 	}
 }

@@ -156,7 +156,7 @@ func TestClients(t *testing.T) {
 		}
 		pairs(servers[version], names...)
 	}
-	t.Cleanup(func() { os.RemoveAll(built.dir) })
+	t.Cleanup(removeGoClients)
 	for _, j := range jobs {
 		t.Run("TLS "+j.version+"/"+j.how+"/"+j.name, func(t *testing.T) {
 			t.Parallel()
@@ -200,7 +200,7 @@ func aioxmpp(p *pair) {
 }
 
 // npm's @xmpp/client, installed where CANTO_NODE_DIR says, runs a script of testdata.
-func xmppjs(p *pair, script string) {
+func xmppjs(p *pair, script string, more ...string) {
 	p.t.Helper()
 	dir := os.Getenv("CANTO_NODE_DIR")
 	if dir == "" {
@@ -226,14 +226,20 @@ func xmppjs(p *pair, script string) {
 	if p.how == "direct" {
 		scheme = "xmpps"
 	}
-	p.run("node", f.Name(), scheme+"://localhost:"+p.port(), p.romeo.address, p.romeo.password, p.juliet.address,
-		p.juliet.password)
+	p.run("node", append([]string{f.Name(), scheme + "://localhost:" + p.port(), p.romeo.address,
+		p.romeo.password, p.juliet.address, p.juliet.password}, more...)...)
 }
 
 var built struct {
 	once sync.Once
 	dir  string
 	err  error
+}
+
+// removeGoClients removes what goClients has built. The next test that needs it has it built again.
+func removeGoClients() {
+	os.RemoveAll(built.dir)
+	built.once, built.dir = sync.Once{}, ""
 }
 
 // goClients is the folder with the programs of testdata/goclients, a module of its own: the server needs

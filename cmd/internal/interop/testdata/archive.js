@@ -1,8 +1,8 @@
 // The archive by pages, carbons and what waited through @xmpp/client. The last line is "ok".
-// The CA is what NODE_EXTRA_CA_CERTS names.
-// usage: archive.js SERVICE ROMEO PASSWORD JULIET PASSWORD
+// The CA is what NODE_EXTRA_CA_CERTS names. The stages are those of archive_slix.py.
+// usage: archive.js SERVICE ROMEO PASSWORD JULIET PASSWORD archive|away|back [NAME...]
 const { client, xml } = await import("@xmpp/client");
-const [service, rjid, rpw, jjid, jpw] = process.argv.slice(2);
+const [service, rjid, rpw, jjid, jpw, stage, ...names] = process.argv.slice(2);
 const MAM = "urn:xmpp:mam:2", RSM = "http://jabber.org/protocol/rsm", CARBONS = "urn:xmpp:carbons:2";
 
 setTimeout(() => { console.error("no end"); process.exit(1); }, 115000).unref();
@@ -81,6 +81,42 @@ async function pages(c, max, backwards) {
   }
 }
 
+const lines = (name) => [0, 1, 2].map((i) => `${name} 0${i}`);
+
+async function online(c) {
+  await c.start();
+  await c.send(xml("presence"));
+  await ping(c);
+  return c;
+}
+
+function done() {
+  console.log("ok");
+  process.exit(0);
+}
+
+if (stage === "away") {
+  const romeo = await online(connect(rjid, rpw));
+  for (const body of lines(names[0])) await say(romeo, jjid, body, body);
+  const last = async () => (await page(romeo, xml("max", {}, "3"), xml("before"))).results.map((r) => r.body);
+  while (String(await last()) !== String(lines(names[0]))) await ping(romeo);
+  await romeo.stop();
+  done();
+}
+if (stage === "back") {
+  const juliet = await online(connect(jjid, jpw));
+  for (const body of lines(names.at(-1))) {
+    const m = await hear(juliet, "direct", body);
+    if (!m.getChild("delay", "urn:xmpp:delay")) fail("no delay in", m);
+  }
+  same(await pages(juliet, 4), names.flatMap(lines));
+  await juliet.stop();
+  const again = await online(connect(jjid, jpw));
+  same(again.heard.map((m) => m.body), []);
+  await again.stop();
+  done();
+}
+
 const romeo = connect(rjid, rpw), orchard = connect(rjid, rpw), juliet = connect(jjid, jpw), garden = connect(jjid, jpw);
 for (const c of [romeo, orchard, juliet, garden]) {
   c.full = String(await c.start());
@@ -135,5 +171,4 @@ await ping(again);
 same(again.heard.map((m) => m.body), []);
 await again.stop();
 await romeo.stop();
-console.log("ok");
-process.exit(0);
+done();

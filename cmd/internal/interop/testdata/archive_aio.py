@@ -3,7 +3,12 @@
 The CA is what SSL_CERT_FILE names. The library has no archive: its queries are defined here by the
 library's own means (XSO), with its own elements of XEP-0059.
 
-usage: archive_aio.py PORT CAFILE ROMEO PASSWORD JULIET PASSWORD
+Stage "archive" is all of it on a server that stays. "away NAME" sends three messages that begin with NAME to
+an account that is away, and waits until they are in the sender's archive. "back NAME..." comes back to those of
+the last name, once; the archive has those of all names.
+
+usage: archive_aio.py PORT CAFILE ROMEO PASSWORD JULIET PASSWORD archive
+       archive_aio.py PORT CAFILE ROMEO PASSWORD JULIET PASSWORD away|back NAME...
 """
 import asyncio
 import sys
@@ -15,7 +20,7 @@ import aioxmpp.misc
 import aioxmpp.rsm.xso
 import aioxmpp.xso as xso
 
-port, _, ROMEO, rpw, JULIET, jpw = sys.argv[1:7]
+port, _, ROMEO, rpw, JULIET, jpw, stage, *more = sys.argv[1:]
 MAM = "urn:xmpp:mam:2"
 
 
@@ -122,7 +127,33 @@ def bodies(results):
     return [r.forwarded.stanza.body.any() for r in results]
 
 
-async def main():
+def lines(name):
+    return ["%s %02d" % (name, i) for i in range(3)]
+
+
+async def away():
+    romeo = Client(ROMEO, rpw)
+    async with romeo.c.connected():
+        for body in lines(more[0]):
+            await romeo.say(aioxmpp.JID.fromstr(JULIET), body)
+        while bodies((await romeo.page(aioxmpp.rsm.xso.ResultSetMetadata.last_page(3)))[0]) != lines(more[0]):
+            await romeo.ping()
+
+
+async def back():
+    juliet = Client(JULIET, jpw)
+    async with juliet.c.connected():
+        for body in lines(more[-1]):
+            m = await juliet.hear("direct", body)
+            assert m.xep0203_delay, m
+        same(bodies(await juliet.pages(4)), [body for name in more for body in lines(name)])
+    juliet = Client(JULIET, jpw)
+    async with juliet.c.connected():
+        await juliet.ping()
+        assert juliet.heard.empty(), juliet.heard.get_nowait()
+
+
+async def archive():
     romeo, orchard, juliet, garden = [Client(j, p) for j, p in (
         (ROMEO, rpw), (ROMEO, rpw), (JULIET, jpw), (JULIET, jpw))]
     async with romeo.c.connected(), orchard.c.connected(), juliet.c.connected(), garden.c.connected():
@@ -171,7 +202,8 @@ async def main():
     async with juliet.c.connected():
         await juliet.ping()
         assert juliet.heard.empty(), juliet.heard.get_nowait()
-    step("ok")
 
 
-asyncio.get_event_loop().run_until_complete(asyncio.wait_for(main(), 115))
+stages = {"archive": archive, "away": away, "back": back}
+asyncio.get_event_loop().run_until_complete(asyncio.wait_for(stages[stage](), 115))
+step("ok")
