@@ -10,6 +10,7 @@ setTimeout(() => { console.error("no end"); process.exit(1); }, 115000).unref();
 function connect(address, password) {
   const [username, domain] = address.split("@");
   const c = client({ service, domain, username, password });
+  c.timeout = 60000; // two seconds by default, and the machine may be busy
   c.bare = address;
   c.heard = [];
   c.results = [];
