@@ -110,7 +110,9 @@ func (m *member) connect() error {
 	if c.survives {
 		missed, err := d.archive(last)
 		if err != nil {
-			return errors.Join(err, d.alive())
+			err = errors.Join(err, d.alive())
+			d.close()
+			return err
 		}
 		c.mu.Lock()
 		known := make(map[string]bool)
@@ -265,9 +267,14 @@ func (c *conversation) finish() {
 // faults are what is wrong with the archives and the devices at present.
 func (c *conversation) faults() (all []error) {
 	archives := make(map[string][]message)
+	c.mu.Lock()
+	if c.err != nil {
+		all = append(all, fmt.Errorf("the conversation: %w", c.err))
+	}
+	c.mu.Unlock()
 	for _, m := range c.devices[:2] {
 		if m.d == nil {
-			return []error{fmt.Errorf("%s/%s is not connected at the end", m.user.address, m.resource)}
+			return append(all, fmt.Errorf("%s/%s is not connected at the end", m.user.address, m.resource))
 		}
 		a, err := m.d.archive("")
 		if err != nil {
@@ -277,9 +284,6 @@ func (c *conversation) faults() (all []error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.err != nil {
-		all = append(all, fmt.Errorf("the conversation: %w", c.err))
-	}
 	for address, a := range archives {
 		if err := c.checkArchive(a); err != nil {
 			all = append(all, fmt.Errorf("the archive of %s: %w", address, err))
