@@ -56,7 +56,7 @@ func TestArchiveClients(t *testing.T) {
 	names = slices.AppendSeq(names, maps.Keys(programs))
 	h := newHost(t, names...)
 	t.Cleanup(removeGoClients)
-	c := converse(t, h, "background", false)
+	c := converse(t, h, "background", false, perSecond)
 	defer c.finish()
 	t.Run("clients", func(t *testing.T) {
 		t.Run("restart", func(t *testing.T) {
@@ -96,7 +96,12 @@ var returning = map[string]func(p *pair, stage ...string){
 // accounts that chat all the while find all of their messages again, too.
 func restarts(t *testing.T) {
 	h := newHost(t, append([]string{"background"}, slices.Collect(maps.Keys(returning))...)...)
-	c := converse(t, h, "background", true)
+	// A kill comes between the delivery of a message and its end on the disk the more often, the more there are.
+	rate := 200
+	if withProsody { // whose file of an archive is read as a whole for each page
+		rate = perSecond
+	}
+	c := converse(t, h, "background", true, rate)
 	defer c.finish()
 	// all runs a stage of all clients, which do it at the same time.
 	all := func(name, stage string, more ...string) {
@@ -124,6 +129,11 @@ func restarts(t *testing.T) {
 		h.restart()
 		before = append(before, end.name)
 		all(end.name, "back", before...)
+		c.goOn(perSecond)
+	}
+	for range 5 {
+		h.Stop(syscall.SIGKILL)
+		h.restart()
 		c.goOn(perSecond)
 	}
 }

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// perSecond is how many messages a conversation has in a second.
+// perSecond is how many messages the conversation beside the clients has in a second.
 const perSecond = 50
 
 // A conversation is two accounts with two devices each that chat while other clients do their work. All four
@@ -27,6 +27,7 @@ type conversation struct {
 	h        *host
 	devices  [4]*member // of romeo, juliet, romeo, juliet
 	survives bool
+	rate     int           // messages in a second
 	stop     chan struct{} // closed: no more messages are sent
 	running  sync.WaitGroup
 
@@ -50,10 +51,10 @@ type member struct {
 // prefix begins each body; the number of the message follows.
 const prefix = "chat "
 
-// converse starts a conversation between the two accounts of a name.
-func converse(t *testing.T, h *host, name string, survives bool) *conversation {
+// converse starts a conversation between the two accounts of a name, with rate messages in a second.
+func converse(t *testing.T, h *host, name string, survives bool, rate int) *conversation {
 	t.Helper()
-	c := &conversation{t: t, h: h, survives: survives, stop: make(chan struct{})}
+	c := &conversation{t: t, h: h, survives: survives, rate: rate, stop: make(chan struct{})}
 	us := users(name)
 	for i := range c.devices {
 		c.devices[i] = &member{c: c, user: us[i%2], resource: fmt.Sprintf("device%d", i/2)}
@@ -169,7 +170,7 @@ func (m *member) stay() {
 
 // send sends a message every so often, from each device in turn.
 func (c *conversation) send() {
-	tick := time.NewTicker(time.Second / perSecond)
+	tick := time.NewTicker(time.Second / time.Duration(c.rate))
 	defer tick.Stop()
 	for turn := 0; ; turn++ {
 		select {
@@ -212,7 +213,10 @@ func (c *conversation) goOn(n int) {
 		if least == n {
 			return
 		}
-		if time.Now().After(end) {
+		c.mu.Lock()
+		err := c.err
+		c.mu.Unlock()
+		if err != nil || time.Now().After(end) { // finish says what err is
 			c.t.Fatalf("the conversation does not go on: %v messages, and earlier %v", at, from)
 		}
 	}
