@@ -426,6 +426,9 @@ async def push(romeo, juliet):
     await app.pushed()
     app.answer = "result"
     await app.ping()
+    # The account has seen the error before this message has gone through the server.
+    chat(romeo, app.boundjid.full, "before the fifth")
+    await app.hear("message", "before the fifth")
     chat(romeo, JULIET, "secret text 5")
     await romeo.ping()
     # A push of the fifth message would have been sent before this answer comes back to the app server.
