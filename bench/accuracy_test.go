@@ -919,7 +919,7 @@ func TestLatencyCountsFromTheIntendedTime(t *testing.T) {
 	}
 	id := f.actionStep(1, 0)
 	all := newTotal()
-	for all.add(f.Collect()); all.missing(id) > 0; all.add(f.Collect()) {
+	for all.add(f.Collect()); all.missing(func(n uint16) bool { return n >= id }) > 0; all.add(f.Collect()) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	y := all.steps[id]

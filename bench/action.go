@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -100,9 +101,12 @@ func (f *Fleet) runAction(ctx context.Context, k, j int, start int64, length tim
 	}
 	order := newPermutation(len(list), f.run)
 	pick := func(n int) *client { return list[order.at(n)] }
+	if s := f.steps[id].pushes; s != 0 {
+		f.pushStep.Store(uint32(s))
+	}
 	fire := f.operationFunc(a, id, list, to, order, start+int64(length)+sendGrace)
 	if a.Window > 0 {
-		f.closedLoop(ctx, id, max(1, int(float64(a.Window)*part+.5)), pick,
+		f.closedLoop(ctx, id, max(1, int(float64(a.Window)*part+.5)), 0, pick,
 			func(c *client) int64 { return int64(f.receivers(a, c)) }, fire)
 		return nil
 	}
@@ -117,6 +121,9 @@ func (f *Fleet) runAction(ctx context.Context, k, j int, start int64, length tim
 			y.Intended += unsent
 			y.Unsent += unsent
 		})
+	}
+	if a.Away && !errors.Is(ctx.Err(), context.Canceled) {
+		f.awaitHandled(ctx, list) // no receiver shows that the server is done with a message
 	}
 	return nil
 }
@@ -190,6 +197,8 @@ func (f *Fleet) operationFunc(a *Action, id uint16, list, to []*client, o permut
 	partner := func(ls *loopState, op operation) *client {
 		i := o.at(op.number)
 		switch {
+		case a.fills:
+			return to[op.number%len(to)]
 		case a.Partners == "zipf":
 			z, ok := zipf.Load(ls)
 			if !ok {
@@ -239,14 +248,31 @@ func (f *Fleet) operationFunc(a *Action, id uint16, list, to []*client, o permut
 		}
 		t := traceID{run: f.run, boot: bootID, step: id, from: c.index, at: at}
 		b := f.scratch(c)
+		var receiver *client // of chat
 		switch a.Kind {
 		case Chat:
 			p := partner(ls, op)
+			if a.Away {
+				if p.online.Load() {
+					fail(Failure{"a receiver was online", "log its group out with a drain before this phase"})
+					return
+				}
+				t.seq = c.sent.next(id, p.index)
+				b = ls.message(b, t, "chat", f.bareAddress(p), a.Body)
+				if !open { // its answer makes room in the window
+					b = f.appendPing(b, t)
+				}
+				if s := &f.steps[id]; s.pushes != 0 {
+					f.expectPush(ls, s.pushes, p, at)
+				}
+				break
+			}
 			jid := p.jid.Load()
 			if jid == nil || !p.online.Load() {
 				fail(Failure{"a receiver was not online", "look at the other failures"})
 				return
 			}
+			receiver = p
 			t.seq = c.sent.next(id, p.index)
 			b = ls.message(b, t, "chat", *jid, a.Body)
 		case GroupChat:
@@ -261,9 +287,7 @@ func (f *Fleet) operationFunc(a *Action, id uint16, list, to []*client, o permut
 			b = append(b, "</show></presence>"...)
 		case Ping:
 			t.seq = c.sent.next(id, manyReceivers)
-			b = append(b, "<iq type='get' id='"...)
-			b = t.append(b)
-			b = append(append(append(b, "' to='"...), f.target.Domain...), "'><ping xmlns='"+xmpp.NSPing+"'/></iq>"...)
+			b = f.appendPing(b, t)
 		case Roster:
 			t.seq = c.sent.next(id, manyReceivers)
 			b = append(b, "<iq type='set' id='"...)
@@ -284,12 +308,12 @@ func (f *Fleet) operationFunc(a *Action, id uint16, list, to []*client, o permut
 			b = append(b, "</query></iq>"...)
 		case Archive:
 			t.seq = c.sent.next(id, manyReceivers)
-			b = append(b, "<iq type='set' id='"...)
-			b = t.append(b)
-			b = fmt.Appendf(b, "'><query xmlns='%s' queryid='q'><set xmlns='%s'><max>%d</max><before>",
-				xmpp.NSMAM, xmpp.NSRSM, a.Page)
-			b = xmlstream.AppendText(b, c.page)
-			b = append(b, "</before></set></query></iq>"...)
+			var ok bool
+			if b, ok = f.appendPageQuery(ls, c, b, a, t); !ok {
+				fail(Failure{"no message has come with an id of its receiver's archive (XEP-0359)",
+					"put a fill to the group before this phase; if there is one, the server names no ids"})
+				return
+			}
 		}
 		ls.buf = b[:0]
 		if !c.conn.Append(b) && !c.conn.Closing() { // a stanza to a stream that is closing counts as lost
@@ -298,7 +322,18 @@ func (f *Fleet) operationFunc(a *Action, id uint16, list, to []*client, o permut
 			return
 		}
 		y.Sent++
+		if s := &f.steps[id]; s.carbons != 0 {
+			f.expectCarbon(ls, s, receiver)
+		}
 	}
+}
+
+// appendPing appends a ping of the server (XEP-0199) to b.
+func (f *Fleet) appendPing(b []byte, t traceID) []byte {
+	b = append(b, "<iq type='get' id='"...)
+	b = t.append(b)
+	b = append(append(b, "' to='"...), f.target.Domain...)
+	return append(b, "'><ping xmlns='"+xmpp.NSPing+"'/></iq>"...)
 }
 
 // message appends a message with body bytes of text to b.
@@ -313,24 +348,6 @@ func (ls *loopState) message(b []byte, t traceID, kind, to string, body int) []b
 	}
 	b = append(b, ls.filler[:body]...)
 	return append(b, "</body></message>"...)
-}
-
-// notePage notes where the next page of c's archive ends: pages are read from the newest to the
-// oldest, and then from the newest again.
-func (f *Fleet) notePage(c *client, e xmlstream.Element) {
-	fin, ok := e.Child(xmpp.ArchiveEnd)
-	if !ok {
-		return
-	}
-	c.page = ""
-	if v, _ := fin.Attr(xmpp.AttrComplete); string(v) == "true" {
-		return
-	}
-	if set, ok := fin.Child(xmpp.ResultSet); ok {
-		if first, ok := set.Child(xmpp.ResultSetFirst); ok {
-			c.page = string(first.Text())
-		}
-	}
 }
 
 // flood lets the clients of list write as much as the server takes, until ctx ends. Each tick it

@@ -22,16 +22,20 @@ type client struct {
 	received    sequences              // sequence numbers of the stanzas that came, by sender
 	sent        counters               // sequence numbers of the next stanzas, by receiver
 	jid         atomic.Pointer[string] // the full address; nil before the first login
-	index       uint32                 // in all processes: the number of its account, without Target.First
+	index       uint32                 // in all processes
+	account     uint32                 // the number of its account, without Target.First
 	loop        uint16                 // the number of its loop
+	group       uint16                 // the number of its group
 	online      atomic.Bool            // bound and ready for operations
 	flags       uint8                  // see flagSM and the others
 	subscribers atomic.Int32           // how many clients are subscribed to its presence
 	sm          *smState               // nil without stream management
 	room        *room                  // the room that it is in; nil: none
 	pending     []pendingRequest       // joins and subscriptions that are not answered
-	page        string                 // the archive id before which the next page ends; "": the newest page
+	reader      *archiveReader         // nil: it knows nothing of its archive
 	fast        *fastToken             // the token of the next login; nil: none
+	// where its pushes go; nil: it has not registered
+	push atomic.Pointer[pushRegistration]
 }
 
 // Flags of a client.
@@ -41,6 +45,8 @@ const (
 	flagNotReading                 // reading is paused
 	flagFailureCounted             // the reason of the end has been counted
 	flagFloods                     // it floods in some phase: its socket has a small send buffer
+	flagCarbons                    // it has asked for carbons
+	flagSamples                    // it will ask for pages that begin somewhere in its archive
 )
 
 // An smState is the client's state of stream management (XEP-0198).
@@ -196,7 +202,7 @@ func (c *client) openStream(f *Fleet) {
 	from := ""
 	if f.sc.Clients.SASL2 != "off" && c.login != nil && c.login.secure {
 		// XEP-0388 section 2: the features may depend on the address. Never in the clear.
-		from = f.target.name(int(c.index)) + "@" + f.target.Domain
+		from = f.bareAddress(c)
 	}
 	c.conn.Append(xmpp.AppendHeader(f.scratch(c), f.target.Domain, from))
 }
@@ -213,6 +219,18 @@ func (f *Fleet) stanza(ls *loopState, c *client, e xmlstream.Element) {
 		c.sm.h++
 	}
 	kind, _ := e.Attr(stanza.AttrType)
+	if isMessage && c.reader != nil && len(c.reader.queries) > 0 {
+		if x, ok := e.Child(xmpp.ArchiveResult); ok {
+			f.archiveRow(ls, c, e, x)
+			return
+		}
+	}
+	if isMessage && f.watchCarbons {
+		if x, sent, ok := carbonOf(e); ok {
+			f.countCarbon(ls, c, e, x, sent)
+			return
+		}
+	}
 	if id, ok := e.Attr(stanza.AttrID); ok {
 		if t, ok := parseTraceID(id); ok {
 			if t.run == f.run && int(t.step) < len(f.steps) {
@@ -233,24 +251,38 @@ func (f *Fleet) stanza(ls *loopState, c *client, e xmlstream.Element) {
 
 // countTraced counts a stanza with a trace id as delivered, duplicated, out of order or failed,
 // records its latency, and tells a closed loop about it. The client's own presence, which servers
-// send back (RFC 6121 section 4.2.2), and carbons do not count. A stanza from another machine has
-// no latency, since clocks differ.
+// send back (RFC 6121 section 4.2.2), does not count. A stanza from another machine has no latency,
+// since clocks differ.
 func (f *Fleet) countTraced(ls *loopState, c *client, e xmlstream.Element, t traceID, kind []byte,
 	isIQ bool) {
 	s := &f.steps[t.step]
 	y := ls.tally(t.step)
 	if string(kind) == "error" {
 		y.Failed++
-		ls.countFailure(stanzaFailure(s.name, e))
+		why := stanzaFailure(s.name, e)
+		ls.countFailure(why)
+		if s.request {
+			f.requestFailed(why)
+		}
+		if isIQ {
+			f.endPage(ls, c, xmlstream.Element{}, t)
+		}
+		if !s.away || isIQ { // a message to a receiver that is away is followed by a ping, whose answer counts
+			f.completeDelivery(s)
+		}
+		return
+	}
+	if isIQ && string(kind) != "result" || !isIQ && t.from == c.index && e.Is(stanza.PresenceName) {
+		return
+	}
+	if s.away && isIQ { // the ping that follows a message in a closed loop
 		f.completeDelivery(s)
 		return
 	}
-	if isIQ && string(kind) != "result" || !isIQ &&
-		(t.from == c.index && e.Is(stanza.PresenceName) || f.isCarbon(e)) {
-		return
-	}
 	if isIQ {
-		f.notePage(c, e)
+		f.endPage(ls, c, e, t)
+	} else if c.flags&flagSamples != 0 {
+		f.sample(ls, c, e, t)
 	}
 	h := c.received.of(t.step, t.from)
 	next := h.next
@@ -267,23 +299,18 @@ func (f *Fleet) countTraced(ls *loopState, c *client, e xmlstream.Element, t tra
 			y.Reordered++
 		}
 	}
-	if t.boot == bootID {
+	if t.boot == bootID && !s.away {
 		y.done(ls.readAt-t.at, s.lateAfter)
 	} else {
 		y.Done++
 	}
-	f.completeDelivery(s)
-}
-
-// isCarbon reports whether a message is a carbon (XEP-0280): a copy of a message that is addressed
-// to another resource.
-func (f *Fleet) isCarbon(e xmlstream.Element) bool {
-	if !f.sc.Clients.Carbons {
-		return false
+	if s.away {
+		return
 	}
-	_, in := e.Child(xmpp.CarbonReceived)
-	_, out := e.Child(xmpp.CarbonSent)
-	return in || out
+	if s.request {
+		f.requestEnded()
+	}
+	f.completeDelivery(s)
 }
 
 // stanzaFailure is a stanza error as a Failure. what names the request that it answers.
@@ -337,7 +364,8 @@ func streamFailure(e xmlstream.Element) Failure {
 }
 
 // replyIQ handles an IQ that is not measured. It passes an answer to queryIQ, and answers a
-// request: pings and roster pushes with a result, others with service-unavailable.
+// request: pings, roster pushes and pushes to an app server with a result, others with
+// service-unavailable.
 func (f *Fleet) replyIQ(ls *loopState, c *client, e xmlstream.Element, kind []byte) {
 	id, _ := e.Attr(stanza.AttrID)
 	switch string(kind) {
@@ -347,7 +375,7 @@ func (f *Fleet) replyIQ(ls *loopState, c *client, e xmlstream.Element, kind []by
 	}
 	b := append(f.scratch(c), "<iq type='"...)
 	child, _ := e.First()
-	known := child.Is(xmpp.Roster) || child.Is(xmpp.Ping)
+	known := child.Is(xmpp.Roster) || child.Is(xmpp.Ping) || f.answerPush(ls, c, child)
 	if known {
 		b = append(b, "result' id='"...)
 	} else {

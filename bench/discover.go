@@ -60,14 +60,14 @@ func Discover(ctx context.Context, t Target, clients Clients) (*Capabilities, er
 		}
 	}
 	var vars []string
-	for _, to := range []string{t.Domain, f.target.name(int(c.index)) + "@" + t.Domain} {
+	for _, to := range []string{t.Domain, f.bareAddress(c)} {
 		if e, err := f.queryIQ(ctx, c, "get", to, "<query xmlns='"+xmpp.NSDiscoInfo+"'/>"); err == nil {
 			_, v := parseDiscoInfo(e)
 			vars = append(vars, v...)
 		}
 	}
 	for feature, ns := range map[string]string{"mam": xmpp.NSMAM, "carbons": xmpp.NSCarbons,
-		"register": xmpp.NSRegister} {
+		"push": xmpp.NSPush, "register": xmpp.NSRegister} {
 		if slices.Contains(vars, ns) {
 			o.Features = append(o.Features, feature)
 		}

@@ -23,8 +23,11 @@ func (c *collector) figures() {
 	done := map[string]uint64{}
 	for i := range r.Steps {
 		s := &r.Steps[i]
-		if !c.isPart(s) {
+		if st := c.stepOf(s); !st.isPart && !st.isEffect {
 			done[s.Phase] += s.Done
+			if st.away && s.Sent > s.Failed { // they are done in a later phase
+				done[s.Phase] += s.Sent - s.Failed - s.Done
+			}
 		}
 	}
 	for i, p := range r.Phases {
@@ -50,8 +53,15 @@ func (c *collector) figures() {
 			continue
 		}
 		if n := done[p.Name]; n > 0 {
-			add(p.Name+".cpu_us", p.Server.CPU*1e6/float64(n), "us", "lower",
+			each := p.Server.CPU * 1e6 / float64(n)
+			add(p.Name+".cpu_us", each, "us", "lower",
 				"server CPU for each operation of the phase that was done (a delivery, a login)")
+			if base := c.scenario.Phases[i].Base; base != "" {
+				if f, ok := r.Figure(base + ".cpu_us"); ok {
+					add(p.Name+".added_cpu_us", each-f.Value, "us", "lower",
+						"by how much more than in the phase "+base)
+				}
+			}
 		}
 		if kind == Storm && login >= 0 {
 			add(p.Name+".reconnect_cpu_us", p.Server.CPU*1e6/float64(r.Steps[login].Done), "us", "lower",
@@ -91,7 +101,7 @@ func (c *collector) figures() {
 			add(n+"."+q.name+"_ms", result.Millis(s.Latency.Quantile(q.q)), "ms", "lower", what)
 		}
 		add(n+".max_ms", result.Millis(s.Latency.Max()), "ms", "lower", what)
-		if c.isPart(s) {
+		if c.stepOf(s).isPart {
 			continue
 		}
 		if d := c.activeSeconds(s.Phase); d > 0 {
@@ -102,7 +112,19 @@ func (c *collector) figures() {
 		add(n+".duplicated", float64(s.Duplicated), "count", "lower", "came again")
 		add(n+".reordered", float64(s.Reordered), "count", "lower", "came after a later one of the same sender")
 		add(n+".failed", float64(s.Failed), "count", "lower", "answered by an error, or could not be sent")
+		if st := c.stepOf(s); st.pushes != 0 && s.Sent > 0 {
+			for j := range r.Steps {
+				if e := &r.Steps[j]; e.Phase == s.Phase && e.Name == s.Name+"-pushes" {
+					add(n+"-pushes.per_message", float64(e.Done)/float64(s.Sent), "ratio", "lower",
+						"pushes for each message: 1, or less where the server makes one of several")
+				}
+			}
+		}
+		add(n+".wrong", float64(s.Wrong), "count", "lower", "came and was not as it must be")
 		add(n+".late", float64(s.Late), "count", "lower", fmt.Sprintf("took over %g ms", s.LateAfter))
+		if c.stepOf(s).isEffect {
+			continue
+		}
 		if s.Open {
 			add(n+".unsent", float64(s.Unsent), "count", "lower",
 				"due in the phase, and not sent by its end: the rate was beyond the client")
@@ -164,14 +186,14 @@ func (c *collector) settles() bool {
 	return slices.ContainsFunc(c.scenario.Phases, func(p Phase) bool { return p.Kind == Settle })
 }
 
-// isPart reports whether a step is part of another one.
-func (c *collector) isPart(s *result.Step) bool {
-	for _, st := range c.steps {
-		if st.isPart && st.name == s.Name && c.scenario.Phases[st.phase].Name == s.Phase {
-			return true
+// stepOf is the step of the scenario that a step of the result is of.
+func (c *collector) stepOf(s *result.Step) *step {
+	for i := range c.steps {
+		if st := &c.steps[i]; st.name == s.Name && c.scenario.Phases[st.phase].Name == s.Phase {
+			return st
 		}
 	}
-	return false
+	return &step{}
 }
 
 // activeSeconds is for how many seconds a phase began operations; a hold then waits for deliveries.
@@ -202,7 +224,7 @@ func (c *collector) warn() {
 				s.Phase, s.Name, s.Unsent, s.Intended)
 			continue
 		}
-		if !s.Open || c.isPart(s) || s.Lag.Count() == 0 {
+		if st := c.stepOf(s); !s.Open || st.isPart || st.away || s.Lag.Count() == 0 { // away: without latency
 			continue
 		}
 		lag, lat := s.Lag.Quantile(.99), s.Latency.Quantile(.99)

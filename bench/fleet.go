@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,6 +41,10 @@ type Fleet struct {
 	run       uint32            // a random number, in the ids of the stanzas that are measured: see traceID
 	tls       *tls.Config       // shared by all clients; nil: no TLS
 	limits    xmlstream.LimitID // of the clients' parsers
+	// messages may be carbons: see Scenario.copiesCarbons
+	watchCarbons bool
+	appServers   map[uint16]bool // by the number of the group; see findAppServers
+	pushStep     atomic.Uint32   // the last step that counts pushes and has begun; 0: none
 
 	reactor *reactor.Reactor // runs the loops
 	loops   []*loopState     // by the number of the loop
@@ -190,6 +196,8 @@ func NewFleet(sc *Scenario, t Target, part Assignment, run uint32) (*Fleet, erro
 	f := &Fleet{target: t, sc: sc, run: run, tls: cfg, limits: limits, clients: make(map[uint32]*client),
 		serverFeatures: make(map[string]bool), awaitedIQs: make(map[string]chan xmlstream.Element),
 		notified: make(chan struct{}, 1), done: make(chan error, 1)}
+	f.watchCarbons = sc.copiesCarbons()
+	f.findAppServers()
 	f.steps, f.firstStep = plan(sc)
 	f.windows = make([]*window, len(f.steps))
 	r, err := reactor.New(reactor.Config{Handshakes: 1 << 20, HandshakesPerAddr: 1 << 20, OutboxBytes: 4 << 20,
@@ -203,30 +211,37 @@ func NewFleet(sc *Scenario, t Target, part Assignment, run uint32) (*Fleet, erro
 			tallies: make([]*tally, len(f.steps)),
 			lag:     result.NewHistogram(), rng: rand.New(rand.NewPCG(uint64(run), uint64(i)))})
 	}
-	floods := make(map[string]bool) // groups
+	floods, samples := make(map[string]bool), make(map[string]bool) // groups
 	for _, p := range sc.Phases {
 		for _, a := range p.Do {
 			floods[a.Group] = floods[a.Group] || a.Kind == Flood
+			samples[a.Group] = samples[a.Group] || wantsSamples(a.Pages)
 		}
 	}
-	offset := 0
-	for i := range sc.Groups {
-		g := &sc.Groups[i]
+	offsets := sc.offsets()
+	for n := range sc.Groups {
+		g := &sc.Groups[n]
 		from, to := part.rangeOfGroup(g)
 		gr := group{name: g.Name, total: g.Count, clients: make([]*client, 0, to-from)}
 		for i := from; i < to; i++ {
-			c := &client{index: uint32(offset + i), loop: uint16(len(gr.clients) / 2 % len(f.loops))}
+			c := &client{index: uint32(offsets[n] + i), account: uint32(offsets[n] + i), group: uint16(n),
+				loop: uint16(len(gr.clients) / 2 % len(f.loops))}
+			if of := sc.groupNumber(g.Of); of >= 0 {
+				c.account = uint32(offsets[of] + i)
+			}
 			if len(gr.clients)%2 == 1 {
 				c.loop = uint16((len(gr.clients)/2 + 1) % len(f.loops))
 			}
 			if floods[g.Name] {
-				c.flags = flagFloods
+				c.flags |= flagFloods
+			}
+			if samples[g.Name] {
+				c.flags |= flagSamples
 			}
 			gr.clients = append(gr.clients, c)
 			f.clients[c.index] = c
 		}
 		f.groups = append(f.groups, gr)
-		offset += g.Count
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	f.stop = stop
@@ -241,10 +256,33 @@ func (f *Fleet) Close() error {
 	return <-f.done
 }
 
+// groupNumber is the number of the group of that name; -1 if there is none.
+func (s *Scenario) groupNumber(name string) int {
+	return slices.IndexFunc(s.Groups, func(g Group) bool { return g.Name == name })
+}
+
+// offsets are the indexes of the first clients of the groups: those with accounts of their own, and then
+// those with second devices.
+func (s *Scenario) offsets() []int {
+	offsets := make([]int, len(s.Groups))
+	next := 0
+	for _, second := range []bool{false, true} {
+		for i, g := range s.Groups {
+			if (g.Of != "") == second {
+				offsets[i] = next
+				next += g.Count
+			}
+		}
+	}
+	return offsets
+}
+
 // plan lists the steps of a scenario, and the id of each phase's first step. It depends on the
 // scenario only, so that all workers come to the same ids. A phase has first the steps of its
-// logins ("login" and its parts), joins or subscriptions, and then one for each action.
+// logins ("login" and its parts), joins, subscriptions or requests, then those of what its actions
+// cause, and then one for each action.
 func plan(sc *Scenario) (steps []step, first []uint16) {
+	offsets := sc.offsets()
 	for i, p := range sc.Phases {
 		first = append(first, uint16(len(steps)))
 		add := func(name string, open, part bool, late time.Duration) {
@@ -264,10 +302,31 @@ func plan(sc *Scenario) (steps []step, first []uint16) {
 			add("subscribe", false, false, time.Second)
 		case Join:
 			add("join", false, false, time.Second)
+		case Carbons, Push:
+			add("request", false, false, time.Second)
+			steps[len(steps)-1].request = true
+		}
+		if p.Kind == Fill {
+			add("fill", false, false, time.Second)
+			steps[len(steps)-1].away = p.Away
+		}
+		effects := make(map[string]uint16) // by name
+		for _, a := range p.Do {
+			for _, effect := range slices.Sorted(maps.Keys(a.effects())) {
+				add(effect, a.Rate > 0, false, time.Duration(cmp.Or(a.Late, Span(time.Second))))
+				steps[len(steps)-1].isEffect = true
+				effects[effect] = steps[len(steps)-1].id
+			}
 		}
 		for _, a := range p.Do {
 			add(a.Step, a.Rate > 0, false, time.Duration(cmp.Or(a.Late, Span(time.Second))))
-			steps[len(steps)-1].flood = a.Kind == Flood
+			s := &steps[len(steps)-1]
+			s.flood = a.Kind == Flood
+			s.away, s.pushes = a.Away, effects[a.Step+"-pushes"]
+			if s.carbons = effects[a.Step+"-carbons"]; s.carbons != 0 {
+				s.copies = a.Copies
+				s.deviceAt = offsets[sc.groupNumber(a.Copies)] - offsets[sc.groupNumber(a.To)]
+			}
 		}
 	}
 	return steps, append(first, uint16(len(steps)))
@@ -359,7 +418,7 @@ func (f *Fleet) dialFunc(c *client, step uint16, intended int64) func() {
 		y.recordLag(n - intended)
 		c.login = &login{step: step, intended: intended, last: intended}
 		c.flags &^= flagFailureCounted
-		c.received.discardBefore(f.firstStep[f.steps[step].phase])
+		c.received.discardBefore(f.firstStep[f.steps[step].phase], f.isAway)
 		cfg := reactor.DialConfig{Addr: f.target.addr(f.sc.Clients.TLS),
 			Local:   f.target.source(f.sc.Clients.TLS, int(c.index), f.run),
 			Timeout: time.Duration(f.sc.Clients.Timeout), Handler: handler{f}, HandlerState: c}
@@ -378,6 +437,9 @@ func (f *Fleet) dialFunc(c *client, step uint16, intended int64) func() {
 		})
 	}
 }
+
+// isAway reports whether the messages of a step come at a later login.
+func (f *Fleet) isAway(step uint16) bool { return f.steps[step].away }
 
 // loginFailed ends a failed login: it is counted, and has no latency. It may be called on c's loop, also
 // when the login has ended already.
@@ -416,8 +478,11 @@ func (f *Fleet) markOffline(c *client) {
 	if c.online.Swap(false) {
 		f.sessions.Add(-1)
 	}
-	c.flags &^= flagSM | flagNotReading
+	c.flags &^= flagSM | flagNotReading | flagCarbons
 	c.sm, c.room, c.pending = nil, nil, nil
+	if c.reader != nil {
+		c.reader.queries = nil
+	}
 	f.notify()
 }
 

@@ -5,18 +5,20 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 	"strings"
 )
 
 //go:embed scenarios/*.toml
 var files embed.FS
 
-// Scenarios are the names of the scenarios that are built in.
+// Scenarios are the names of the scenarios that are built in, sorted.
 func Scenarios() (names []string) {
 	list, _ := files.ReadDir("scenarios")
 	for _, f := range list {
 		names = append(names, strings.TrimSuffix(f.Name(), ".toml"))
 	}
+	slices.Sort(names) // files are sorted with their extension: archive-rows.toml is before archive.toml
 	return names
 }
 

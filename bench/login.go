@@ -134,7 +134,7 @@ func (f *Fleet) negotiate(ls *loopState, c *client, e xmlstream.Element) error {
 		}
 		f.noteFeatures(e)
 		l.stage = awaitBind
-		c.conn.Append(xmpp.AppendBind(f.scratch(c), resource))
+		c.conn.Append(xmpp.AppendBind(f.scratch(c), f.resource(c)))
 		return nil
 	case awaitBind:
 		if !e.Is(stanza.IQName) {
@@ -165,8 +165,17 @@ func (f *Fleet) negotiate(ls *loopState, c *client, e xmlstream.Element) error {
 		"is this an XMPP server for clients?"}
 }
 
-// resource is the resource that clients ask for.
+// resource is the resource that clients ask for. Second devices of an account add the number of their
+// group.
 const resource = "bench"
+
+// resource is the resource that c asks for.
+func (f *Fleet) resource(c *client) string {
+	if c.account == c.index {
+		return resource
+	}
+	return fmt.Sprintf("%s%d", resource, c.group)
+}
 
 // authenticate begins the SASL exchange of c, by the stream features e:
 //
@@ -212,7 +221,7 @@ func (f *Fleet) authenticate(ls *loopState, c *client, e xmlstream.Element) erro
 		return err
 	}
 	password := f.target.Password
-	l.sasl = &sasl.Client{Mechanism: m, Username: f.target.name(int(c.index)),
+	l.sasl = &sasl.Client{Mechanism: m, Username: f.target.name(int(c.account)),
 		Password: sasl.SecretString(password), Rand: rand.Reader, Salted: f.cachedSalted(m)}
 	first, err := l.sasl.Start()
 	if err != nil {
@@ -239,7 +248,7 @@ func (f *Fleet) appendInline(c *client, b []byte, offer xmlstream.Element) []byt
 		return b
 	}
 	if _, ok := inline.Child(xmpp.Bind2); ok {
-		b = append(b, "<bind xmlns='"+xmpp.NSBind2+"'><tag>"+resource+"</tag></bind>"...)
+		b = append(b, "<bind xmlns='"+xmpp.NSBind2+"'><tag>"+f.resource(c)+"</tag></bind>"...)
 	}
 	if fast, ok := inline.Child(xmpp.Fast); ok && f.sc.Clients.FAST && c.fast == nil {
 		for k, ok := fast.First(); ok; k, ok = k.Next() {
@@ -257,9 +266,13 @@ func (f *Fleet) appendInline(c *client, b []byte, offer xmlstream.Element) []byt
 const fastMechanism = "HT-SHA-256-NONE"
 
 // userAgentID is a UUID of version 4 (XEP-0388 section 2.2). A client has the same one in all runs,
-// as tokens are stored by it.
+// as tokens are stored by it. The devices of an account have different ones.
 func (f *Fleet) userAgentID(c *client) string {
-	h := sha256.Sum256(fmt.Appendf(nil, "canto-bench %s", f.target.name(int(c.index))))
+	text := fmt.Appendf(nil, "canto-bench %s", f.target.name(int(c.account)))
+	if r := f.resource(c); r != resource {
+		text = append(text, "/"+r...)
+	}
+	h := sha256.Sum256(text)
 	h[6], h[8] = h[6]&0x0f|0x40, h[8]&0x3f|0x80
 	x := hex.EncodeToString(h[:16])
 	return x[:8] + "-" + x[8:12] + "-" + x[12:16] + "-" + x[16:20] + "-" + x[20:]
@@ -278,7 +291,7 @@ func (f *Fleet) authenticateByToken(c *client, offer xmlstream.Element) error {
 		return h.Sum(nil)
 	}
 	l.mac = mac("Responder")
-	msg := append([]byte(f.target.name(int(c.index))+"\x00"), mac("Initiator")...)
+	msg := append([]byte(f.target.name(int(c.account))+"\x00"), mac("Initiator")...)
 	b := fmt.Appendf(f.scratch(c), "<authenticate xmlns='%s' "+
 		"mechanism='%s'><initial-response>%s</initial-response>", xmpp.NSSASL2, t.mechanism,
 		base64.StdEncoding.EncodeToString(msg))
@@ -406,6 +419,7 @@ func (f *Fleet) afterBind(ls *loopState, c *client) error {
 		b = append(b, "<iq type='set' id='session'><session xmlns='"+xmpp.NSSession+"'/></iq>"...)
 	}
 	if f.sc.Clients.Carbons {
+		c.flags |= flagCarbons
 		b = append(b, "<iq type='set' id='carbons'><enable xmlns='"+xmpp.NSCarbons+"'/></iq>"...)
 	}
 	if f.sc.Clients.Quiet {

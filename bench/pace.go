@@ -205,7 +205,8 @@ func (f *Fleet) completeDelivery(s *step) {
 	}
 }
 
-// closedLoop keeps size operations of the step id in flight until ctx ends. senderOf returns the sender of
+// closedLoop keeps size operations of the step id in flight until ctx ends or, if total is not 0, so many
+// have ended, or none has for fillStall. It returns how many have ended. senderOf returns the sender of
 // the n-th operation, deliveries returns how many deliveries complete an operation of a sender, and run
 // is called on the sender's loop. All senders of a step should have about the same number of receivers: the
 // loop takes the number of the last sender for all operations in flight. A lost delivery makes the window
@@ -213,16 +214,18 @@ func (f *Fleet) completeDelivery(s *step) {
 //
 // Each round fills the window, dispatches, waits for deliveries, and makes room for as many
 // operations as have ended.
-func (f *Fleet) closedLoop(ctx context.Context, id uint16, size int, senderOf func(n int) *client,
-	deliveries func(c *client) int64, run func(ls *loopState, op operation)) {
+func (f *Fleet) closedLoop(ctx context.Context, id uint16, size, total int, senderOf func(n int) *client,
+	deliveries func(c *client) int64, run func(ls *loopState, op operation)) (done int) {
 	w := f.windows[id]
 	d := newDispatcher(f, run)
 	n := 0
 	w.completed.Store(0)
 	free := int64(size) // operations that the window has room for
 	var each int64 = 1  // deliveries of an operation
-	for ctx.Err() == nil {
-		for ; free > 0; free-- {
+	stall := time.NewTimer(fillStall)
+	defer stall.Stop()
+	for ctx.Err() == nil && (total == 0 || done < total) {
+		for ; free > 0 && (total == 0 || n < total); free-- {
 			c := senderOf(n)
 			each = max(deliveries(c), 1)
 			d.add(operation{n, c, now()})
@@ -231,11 +234,18 @@ func (f *Fleet) closedLoop(ctx context.Context, id uint16, size int, senderOf fu
 		d.dispatch()
 		select {
 		case <-w.signal:
+			stall.Reset(fillStall)
+		case <-stall.C:
+			if total > 0 {
+				return done
+			}
 		case <-ctx.Done():
-			return
+			return done
 		}
 		ended := w.completed.Load() / each
 		w.completed.Add(-ended * each)
 		free += ended
+		done += int(ended)
 	}
+	return done
 }

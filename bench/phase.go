@@ -35,7 +35,7 @@ func (f *Fleet) Phase(ctx context.Context, k int, part Assignment) error {
 	f.firstFailure.Store(nil)
 	switch p.Kind {
 	case Ramp:
-		err := f.ramp(ctx, k, list, start, part)
+		err := f.rampRounds(ctx, k, list, start, part)
 		if p.GoOn && !errors.Is(err, context.Canceled) {
 			return nil // the sessions, and the reasons of failures, are counted
 		}
@@ -52,6 +52,12 @@ func (f *Fleet) Phase(ctx context.Context, k int, part Assignment) error {
 		return f.befriend(ctx, k, list)
 	case Join:
 		return f.join(ctx, k, list, part)
+	case Carbons:
+		return f.turnCarbons(ctx, k, list)
+	case Fill:
+		return f.fill(ctx, k, list, part)
+	case Push:
+		return f.registerPush(ctx, k, list)
 	}
 	return f.drain(ctx, list)
 }
@@ -106,6 +112,24 @@ func (f *Fleet) runActions(ctx context.Context, k int, start int64, length time.
 	default:
 		return err
 	}
+}
+
+// rampRounds is ramp, as often as the phase has Rounds. Before each but the first the streams of list are
+// ended.
+func (f *Fleet) rampRounds(ctx context.Context, k int, list []*client, start int64, part Assignment) error {
+	for n := range max(f.sc.Phases[k].Rounds, 1) {
+		if n > 0 {
+			if err := f.drain(ctx, list); err != nil {
+				return err
+			}
+			f.failures.Store(0)
+			start = now()
+		}
+		if err := f.ramp(ctx, k, list, start, part); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // ramp logs in the clients of list that are not online, at this process's part of the phase's rate (open
@@ -284,7 +308,7 @@ func (f *Fleet) failRequester(c *client, to []byte, why Failure) {
 	if !ok || o == nil || o == c {
 		return
 	}
-	ls, bare := f.loops[o.loop], []byte(f.target.name(int(c.index))+"@"+f.target.Domain)
+	ls, bare := f.loops[o.loop], []byte(f.bareAddress(c))
 	ls.loop.Post(func() { f.completePending(ls, o, bare, false, why) })
 }
 
@@ -318,7 +342,7 @@ func (f *Fleet) befriend(ctx context.Context, k int, list []*client) error {
 		}
 	}
 	for _, x := range pairs {
-		bare := f.target.name(int(x.contact.index)) + "@" + f.target.Domain
+		bare := f.bareAddress(x.contact)
 		err := f.request(ctx, x.subscriber, pendingRequest{step: id, to: bare, contact: x.contact},
 			func(b []byte) []byte {
 				b = append(b, "<presence type='subscribe' to='"...)

@@ -180,11 +180,13 @@ func (c *collector) startWorkers(ctx context.Context, run uint32) error {
 		n = 1
 		if limit := c.run.Machine.Descriptors; limit > reservedDescriptors {
 			most := int(limit - reservedDescriptors)
-			n = (c.scenario.Accounts() + most - 1) / most // attackers have connections, too
+			attackers := c.scenario.Accounts() - c.scenario.Clients.Count // they have connections, too
+			connections := c.scenario.Sessions() + attackers
+			n = (connections + most - 1) / most
 		}
 		if n > 1 && len(c.options.Command) == 0 {
 			return Failure{fmt.Sprintf("%d clients need more descriptors than the %d of a process",
-				c.scenario.Clients.Count, c.run.Machine.Descriptors), "raise ulimit -n"}
+				c.scenario.Sessions(), c.run.Machine.Descriptors), "raise ulimit -n"}
 		}
 	}
 	shares := make([]Assignment, n)
@@ -383,6 +385,14 @@ func (c *collector) phase(ctx context.Context, k int) error {
 	for _, w := range c.workers {
 		go func() { done <- w.Phase(phctx, k) }()
 	}
+	// What the phase waits for when the workers have ended it: its deliveries, or, in a ramp, the messages
+	// that waited for those who log in.
+	awaited := func(id uint16) bool {
+		if p.Kind == Ramp {
+			return c.steps[id].away
+		}
+		return id >= c.first[k] && !c.steps[id].away
+	}
 	start := time.Now()
 	var first error
 	every := time.NewTicker(100 * time.Millisecond)
@@ -414,8 +424,8 @@ func (c *collector) phase(ctx context.Context, k int) error {
 			c.progress(p, start)
 		}
 		if working == 0 && (first != nil || ctx.Err() != nil ||
-			!slices.Contains([]string{Hold, Storm, Drain}, p.Kind) ||
-			c.all.missing(c.first[k]) == 0 || time.Since(ended) > time.Duration(p.Grace)) {
+			!slices.Contains([]string{Hold, Storm, Drain, Ramp}, p.Kind) ||
+			c.all.missing(awaited) == 0 || time.Since(ended) > time.Duration(p.Grace)) {
 			break
 		}
 	}
@@ -493,11 +503,13 @@ func (c *collector) progress(p *Phase, start time.Time) {
 	case Hold, Settle:
 		g.Length = time.Duration(p.Length)
 	case Ramp, Storm:
-		g.Goal, g.Now, g.Waiting = c.scenario.Clients.Count, c.bound, "sessions bound"
+		g.Goal, g.Now, g.Waiting = c.scenario.Sessions(), c.bound, "sessions bound"
 	case Drain:
 		g.Waiting = "streams to end"
-	case Join, Befriend:
-		g.Waiting = map[string]string{Join: "rooms to fill", Befriend: "subscriptions"}[p.Kind]
+	case Join, Befriend, Carbons, Push, Fill:
+		g.Waiting = map[string]string{Join: "rooms to fill", Befriend: "subscriptions",
+			Carbons: "clients to turn carbons on or off", Push: "clients to register",
+			Fill: "messages to arrive"}[p.Kind]
 		if t := c.all.steps[c.first[c.current]]; t != nil {
 			g.Now, g.Goal = int(t.Done), int(t.Intended)
 		}
@@ -540,7 +552,8 @@ func (c *collector) finish() {
 		}
 		s := result.Step{Phase: c.scenario.Phases[st.phase].Name, Name: st.name, Open: st.open,
 			Intended: t.Intended, Sent: t.Sent, Expected: t.Expected, Done: t.Done,
-			Duplicated: t.Duplicated, Reordered: t.Reordered, Failed: t.Failed, Late: t.Late, Unsent: t.Unsent,
+			Duplicated: t.Duplicated, Reordered: t.Reordered, Failed: t.Failed, Wrong: t.Wrong, Late: t.Late,
+			Unsent:    t.Unsent,
 			LateAfter: result.Millis(st.lateAfter), Latency: t.Latency, Lag: t.Lag}
 		if t.Expected > t.Done+t.Failed {
 			s.Lost = t.Expected - t.Done - t.Failed

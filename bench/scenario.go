@@ -21,7 +21,7 @@ import (
 type Scenario struct {
 	Name  string `toml:"name,omitempty"`  // Name is for reports.
 	About string `toml:"about,omitempty"` // About says in a sentence what it measures.
-	// Requires are features that the server must offer: "muc", "mam", "sm", "carbons", "sasl2",
+	// Requires are features that the server must offer: "muc", "mam", "sm", "carbons", "push", "sasl2",
 	// "register".
 	Requires []string `toml:"requires,omitempty"`
 	Clients  Clients  `toml:"clients,omitempty"` // Clients is what all clients have in common.
@@ -35,7 +35,8 @@ type Scenario struct {
 
 // Clients are what all clients have in common.
 type Clients struct {
-	// Count is how many there are. Groups with a Share are parts of it.
+	// Count is how many accounts have clients. Groups with a Share are parts of it. Groups with Of have
+	// second clients of these accounts, which do not count.
 	Count int    `toml:"count,omitempty" least:"1" usual:"none"`
 	TLS   string `toml:"tls,omitempty"` // TLS is "none" (the default), "starttls" or "direct".
 	// Mechanism of SASL. "": SCRAM-SHA-1, otherwise SCRAM-SHA-256 or -512, otherwise PLAIN, as
@@ -61,6 +62,9 @@ type Group struct {
 	Count int    `toml:"count,omitempty" least:"1" usual:"none"` // Count of clients; or
 	// Share of Clients.Count, from 0 to 1.
 	Share float64 `toml:"share,omitempty" least:"0.000001" most:"1" usual:"none"`
+	// Of names another group: the clients of this one are second devices of its accounts, one each. It has
+	// neither Count nor Share; Check sets Count to that of the other group.
+	Of string `toml:"of,omitempty"`
 	// Apart gives the group a worker process of its own, at idle priority: clients that are measured
 	// do not wait for it, and its lag does not count. The group acts within itself only. Agents do not
 	// support it.
@@ -74,6 +78,9 @@ const (
 	Storm    = "storm"    // closes a share of the group's connections at once, and logs in again
 	Befriend = "befriend" // makes subscriptions to presence
 	Join     = "join"     // enters chat rooms
+	Carbons  = "carbons"  // turns message carbons on or off (XEP-0280)
+	Push     = "push"     // registers with an app server of the run (XEP-0357)
+	Fill     = "fill"     // writes a number of messages to each client of a group
 	Settle   = "settle"   // waits, for servers that tidy up before memory is measured
 	Drain    = "drain"    // waits for deliveries, then ends the streams
 )
@@ -87,11 +94,12 @@ type Phase struct {
 	// Length of a hold or a settle. Other phases may not take longer; their default is 10 minutes.
 	Length Span `toml:"length,omitempty" least:"1ms" usual:"none"`
 	// Grace is how long a hold waits for deliveries when its Length is over; 0: 10 s. It ends as soon
-	// as none is missing.
+	// as none is missing. Of a ramp it is how long it waits for messages that were kept for its clients.
 	Grace Span `toml:"grace,omitempty" least:"1ms"`
 	// Rate of logins, in an open loop; 0: a closed loop, see InFlight.
 	Rate Rate `toml:"rate,omitempty" least:"1/h"`
 	// InFlight bounds the logins, subscriptions or joins in flight; 0: 200, of joins 1.
+	// Those of carbons and push are requests, and those of fill messages.
 	InFlight int `toml:"in_flight,omitempty" least:"1"`
 	// GoOn lets the run continue after a ramp that does not log in all clients, for lack of time or by
 	// failures.
@@ -109,6 +117,20 @@ type Phase struct {
 	// Clients that are left over enter none.
 	Rooms     int `toml:"rooms,omitempty" least:"1" usual:"none"`
 	Occupants int `toml:"occupants,omitempty" least:"1" usual:"none"` // Occupants: see Rooms.
+	// To of push is the group of its app servers, whose clients are online; of fill that which gets the
+	// messages.
+	To string `toml:"to,omitempty"`
+	// Rows of fill is how many messages each client of To gets.
+	Rows int `toml:"rows,omitempty" least:"1" usual:"none"`
+	// Away of fill: To is offline, and messages go to its bare addresses.
+	Away bool `toml:"away,omitempty"`
+	// Rounds of a ramp: it logs the clients in so often, and ends their streams in between; 0: once.
+	Rounds int `toml:"rounds,omitempty" least:"1"`
+	// Off of carbons: they are turned off.
+	Off bool `toml:"off,omitempty"`
+	// Base of a hold or a ramp is the name of an earlier one that does the same without what is to be
+	// measured: the figure added_cpu_us is by how much an operation of this phase costs the server more.
+	Base string `toml:"base,omitempty"`
 	// Do has the actions of a hold or a storm, which run side by side.
 	Do []Action `toml:"do,omitempty"`
 }
@@ -160,14 +182,29 @@ type Action struct {
 	// Late: longer latencies are counted as late; 0: 10 ms.
 	Late Span `toml:"late,omitempty" least:"1us"`
 	Page int  `toml:"page,omitempty" least:"1"` // Page of an archive, in messages; 0: 50.
+	// Pages of archive: "walk" (the default; back through the archive, and again), "last" (the newest),
+	// "first" (the oldest), "before" or "after" a row somewhere in the archive, "with" one contact, or "start"
+	// at a time.
+	Pages string `toml:"pages,omitempty"`
 	// Contacts of roster: so many are added, one after another, and kept.
 	Contacts int `toml:"contacts,omitempty" least:"0"`
 	// Count of an attack's connections; 0: 100.
 	Count int `toml:"count,omitempty" least:"1" most:"20000"`
 	// To is the group that receives chat and flood messages; "": partners in the own group.
 	To string `toml:"to,omitempty"`
+	// Away of chat: the receivers are offline, and messages go to their bare addresses. A message is done
+	// when a later ramp has brought it.
+	Away bool `toml:"away,omitempty"`
+	// Pushed of chat with Away: the receivers have registered in a phase of kind push. The pushes are counted
+	// as a step of their own, "chat-pushes".
+	Pushed bool `toml:"pushed,omitempty"`
+	// Copies of chat is the group with Of that gets carbons of what To receives. They are counted as a step
+	// of their own, "chat-carbons".
+	Copies string `toml:"copies,omitempty"`
 	// Stars of presence: only the first clients of the group send; 0: those with subscribers.
 	Stars int `toml:"stars,omitempty" least:"0"`
+
+	fills bool // it is that of a fill: see Fleet.fill
 }
 
 // A Span is a time.Duration that is written "1m30s".
@@ -226,9 +263,9 @@ func Parse(name string, text []byte) (*Scenario, error) {
 }
 
 var (
-	phaseKinds  = []string{Ramp, Hold, Storm, Befriend, Join, Settle, Drain}
+	phaseKinds  = []string{Ramp, Hold, Storm, Befriend, Join, Carbons, Push, Fill, Settle, Drain}
 	actionKinds = []string{Chat, Presence, Roster, GroupChat, Archive, Ping, Slow, Flood}
-	features    = []string{"muc", "mam", "sm", "carbons", "sasl2", "register"}
+	features    = []string{"muc", "mam", "sm", "carbons", "push", "sasl2", "register"}
 )
 
 // Check fills in defaults, and returns an error if the scenario can't be run. The error is a
@@ -278,6 +315,13 @@ func (s *Scenario) Check() error {
 			return tomlstrict.At(append(here, "name"), "group %d needs a name of its own", i+1)
 		}
 		names[g.Name] = true
+		if g.Of != "" {
+			if g.Share != 0 {
+				return tomlstrict.At(append(here, "share"), "group %q is of %q, and has a share: leave it out, it has "+
+					"as many clients as the other", g.Name, g.Of)
+			}
+			continue
+		}
 		if g.Count != 0 && g.Share != 0 {
 			return tomlstrict.At(append(here, "share"), "group %q has a share and a count: write one of them", g.Name)
 		}
@@ -298,6 +342,9 @@ func (s *Scenario) Check() error {
 	total := 0
 	for i, n := range apportion(weights, wanted) {
 		g := &s.Groups[i]
+		if g.Of != "" {
+			continue
+		}
 		if g.Count == 0 {
 			g.Count, g.Share = n, 0 // a second Check must not round again
 		}
@@ -313,6 +360,11 @@ func (s *Scenario) Check() error {
 			s.Clients.Count, total)
 	}
 	s.Clients.Count = total
+	for i := range s.Groups {
+		if err := s.checkOf(&s.Groups[i], tomlstrict.Path{"group", i}); err != nil {
+			return err
+		}
+	}
 	if len(s.Phases) == 0 {
 		return tomlstrict.At(nil, "there is no [[phase]]")
 	}
@@ -338,6 +390,10 @@ func (s *Scenario) Check() error {
 			if !names[g] {
 				return tomlstrict.At(here("group"), "phase %q: there is no group %q", p.Name, g)
 			}
+			if s.group(g).Of != "" && (p.Kind == Befriend || p.Kind == Join) {
+				return tomlstrict.At(here("group"), "phase %q: group %q has second devices: the first ones of their "+
+					"accounts can %s others", p.Name, g, p.Kind)
+			}
 			if s.apart(g) && (p.Kind == Befriend || p.Kind == Join) {
 				return tomlstrict.At(here("group"), "phase %q: group %q is apart: it can't %s others", p.Name, g, p.Kind)
 			}
@@ -350,6 +406,12 @@ func (s *Scenario) Check() error {
 		}
 		if err := p.checkFields(here); err != nil {
 			return err
+		}
+		if p.Base != "" && !slices.ContainsFunc(s.Phases[:i], func(q Phase) bool {
+			return q.Name == p.Base && q.Kind == p.Kind
+		}) {
+			return tomlstrict.At(here("base"), "phase %q: there is no %s %q before it", p.Name, p.Kind,
+				p.Base)
 		}
 		if p.Rate > MaxRate {
 			return tomlstrict.At(here("rate"), "phase %q: the rate is %g/s: up to %s", p.Name, float64(p.Rate),
@@ -375,6 +437,17 @@ func (s *Scenario) Check() error {
 			return tomlstrict.At(here("rooms"), "phase %q: %d rooms of %d are more than %d clients: fewer "+
 				"rooms or occupants, or more clients", p.Name, p.Rooms, p.Occupants, clients)
 		}
+		if p.Kind == Fill && (!names[p.To] || slices.Contains(p.Group, p.To) || s.apart(p.To)) {
+			return tomlstrict.At(here("to"), "phase %q: to is %q: it is the group that the others write to, in their "+
+				"process", p.Name, p.To)
+		}
+		if p.Kind == Fill && p.Rows <= 0 {
+			return tomlstrict.At(here("rows"), "phase %q: how many rows?", p.Name)
+		}
+		if p.Kind == Push && (!names[p.To] || slices.Contains(p.Group, p.To)) {
+			return tomlstrict.At(here("to"), "phase %q: to is %q: it is the group of the app servers, which do not "+
+				"register themselves", p.Name, p.To)
+		}
 		if len(p.Do) > 0 && p.Kind != Hold && p.Kind != Storm {
 			return tomlstrict.At(here("do"), "phase %q: only a hold or a storm has things to do", p.Name)
 		}
@@ -388,6 +461,33 @@ func (s *Scenario) Check() error {
 						p.Name, m.Why)
 				}
 				return tomlstrict.At(tomlstrict.Path{"phase", i, "do", j}, "phase %q: %v", p.Name, err)
+			}
+		}
+	}
+	return s.checkAway()
+}
+
+// checkAway is Check of the actions with Away. Their receivers have to log in afterwards, or all messages
+// would count as lost; and for pushes they have to register before.
+func (s *Scenario) checkAway() error {
+	with := func(list []Phase, kind, group string) bool {
+		return slices.ContainsFunc(list, func(p Phase) bool {
+			return p.Kind == kind && slices.Contains(p.Group, group) && (kind != Ramp || p.Grace > 0)
+		})
+	}
+	for i, p := range s.Phases {
+		if p.Kind == Fill && p.Away && !with(s.Phases[i+1:], Ramp, p.To) {
+			return tomlstrict.At(tomlstrict.Path{"phase", i, "away"}, "phase %q: no ramp after it logs %q in and "+
+				"has a grace, in which the messages come: all would count as lost", p.Name, p.To)
+		}
+		for j, a := range p.Do {
+			switch here := (tomlstrict.Path{"phase", i, "do", j}); {
+			case a.Away && !with(s.Phases[i+1:], Ramp, a.To):
+				return tomlstrict.At(append(here, "away"), "phase %q: %q: no ramp after it logs %q in and has a grace, "+
+					"in which the messages come: all would count as lost", p.Name, a.Step, a.To)
+			case a.Pushed && !with(s.Phases[:i], Push, a.To):
+				return tomlstrict.At(append(here, "pushed"), "phase %q: %q: no phase of kind push before it registers "+
+					"%q", p.Name, a.Step, a.To)
 			}
 		}
 	}
@@ -405,8 +505,12 @@ func (p *Phase) checkFields(here func(key string) tomlstrict.Path) error {
 		kinds []string
 	}{
 		{"rate", p.Rate != 0, []string{Ramp, Storm}},
-		{"in_flight", p.InFlight != 0, []string{Ramp, Storm, Befriend, Join}},
-		{"grace", p.Grace != 0, []string{Hold}},
+		{"in_flight", p.InFlight != 0, []string{Ramp, Storm, Befriend, Join, Carbons, Push, Fill}},
+		{"grace", p.Grace != 0, []string{Hold, Ramp}},
+		{"to", p.To != "", []string{Push, Fill}},
+		{"rows", p.Rows != 0, []string{Fill}},
+		{"away", p.Away, []string{Fill}},
+		{"rounds", p.Rounds != 0, []string{Ramp}},
 		{"go_on", p.GoOn, []string{Ramp}},
 		{"share", p.Share != 0, []string{Storm}},
 		{"gentle", p.Gentle, []string{Storm}},
@@ -414,6 +518,8 @@ func (p *Phase) checkFields(here func(key string) tomlstrict.Path) error {
 		{"friends", p.Friends != 0, []string{Befriend}},
 		{"rooms", p.Rooms != 0, []string{Join}},
 		{"occupants", p.Occupants != 0, []string{Join}},
+		{"off", p.Off, []string{Carbons}},
+		{"base", p.Base != "", []string{Hold, Ramp}},
 	} {
 		if f.set && !slices.Contains(f.kinds, p.Kind) {
 			return tomlstrict.At(here(f.key), "phase %q: %s is for a %s: a %s does not use it", p.Name, f.key,
@@ -429,7 +535,8 @@ func (p *Phase) checkFields(here func(key string) tomlstrict.Path) error {
 		setDefault(&p.Grace, Span(10*time.Second))
 	case p.Kind == Join:
 		setDefault(&p.InFlight, 1)
-	case (p.Kind == Ramp || p.Kind == Storm) && p.Rate == 0 || p.Kind == Befriend:
+	case (p.Kind == Ramp || p.Kind == Storm) && p.Rate == 0,
+		slices.Contains([]string{Befriend, Carbons, Push, Fill}, p.Kind):
 		setDefault(&p.InFlight, 200)
 	}
 	if p.Kind == Storm {
@@ -449,6 +556,40 @@ func (s *Scenario) members(groups []string) (n int) {
 		}
 	}
 	return n
+}
+
+// checkOf is Check of the field Of of a group, whose path in the file is here. It sets the group's Count to
+// that of the group that Of names.
+func (s *Scenario) checkOf(g *Group, here tomlstrict.Path) error {
+	if g.Of == "" {
+		return nil
+	}
+	of := s.group(g.Of)
+	switch {
+	case of == nil:
+		return tomlstrict.At(append(here, "of"), "group %q is of %q: there is no such group", g.Name, g.Of)
+	case of.Of != "":
+		return tomlstrict.At(append(here, "of"), "group %q is of %q, which has second devices itself: name the "+
+			"group of the first ones", g.Name, g.Of)
+	case g.Apart != of.Apart:
+		return tomlstrict.At(append(here, "of"), "of groups %q and %q one is apart: the devices of an account are "+
+			"in one process", g.Name, g.Of)
+	case g.Count != 0 && g.Count != of.Count:
+		return tomlstrict.At(append(here, "count"), "group %q is of %q, and has a count: leave it out, it has as "+
+			"many clients as the other", g.Name, g.Of)
+	}
+	g.Count = of.Count
+	return nil
+}
+
+// group is the group of that name; nil if there is none.
+func (s *Scenario) group(name string) *Group {
+	for i := range s.Groups {
+		if s.Groups[i].Name == name {
+			return &s.Groups[i]
+		}
+	}
+	return nil
 }
 
 // apportion rounds weights to whole numbers that add up to n, by largest remainders (Hamilton's
@@ -492,6 +633,13 @@ func (a *Action) check(s *Scenario, p *Phase, groups, steps map[string]bool) err
 		return tomlstrict.At(tomlstrict.Path{"step"}, "%q needs a step of its own, without dots and blanks", a.Step)
 	}
 	steps[a.Step] = true
+	for effect, key := range a.effects() {
+		if steps[effect] {
+			return tomlstrict.At(tomlstrict.Path{key}, "%q: %s needs the step %q for what it counts, and there is an "+
+				"action of that name", a.Step, key, effect)
+		}
+		steps[effect] = true
+	}
 	if a.Group == "" {
 		a.Group = p.Group[0]
 	}
@@ -513,6 +661,11 @@ func (a *Action) check(s *Scenario, p *Phase, groups, steps map[string]bool) err
 			return tomlstrict.At(tomlstrict.Path{"count"}, "%q: count is %d: up to %d", a.Step, a.Count, maxHostile)
 		}
 	}
+	if a.Copies != "" && (!groups[a.Copies] || s.group(a.Copies).Of != a.To || a.To == "") {
+		return tomlstrict.At(tomlstrict.Path{"copies"},
+			"%q: copies is %q: it is a group whose clients are second devices of the group in to (of = \"…\")",
+			a.Step, a.Copies)
+	}
 	paced := !attack && a.Kind != Slow && a.Kind != Flood
 	for _, f := range []struct {
 		key   string
@@ -530,9 +683,13 @@ func (a *Action) check(s *Scenario, p *Phase, groups, steps map[string]bool) err
 		{"zipf", a.Zipf != 0, a.Kind == Chat && a.Partners == "zipf", `chat with partners = "zipf"`},
 		{"late", a.Late != 0, paced || a.Kind == Flood, "what has single operations: not for slow and attacks"},
 		{"page", a.Page != 0, a.Kind == Archive, "archive"},
+		{"pages", a.Pages != "", a.Kind == Archive, "archive"},
 		{"contacts", a.Contacts != 0, a.Kind == Roster, "roster"},
 		{"count", a.Count != 0, attack, "attacks (" + Hostile + "…)"},
 		{"to", a.To != "", a.Kind == Chat || a.Kind == Flood, "chat and flood"},
+		{"copies", a.Copies != "", a.Kind == Chat && !a.Away, "chat without away"},
+		{"away", a.Away, a.Kind == Chat && a.To != "", "chat with to"},
+		{"pushed", a.Pushed, a.Kind == Chat && a.Away, "chat with away"},
 		{"stars", a.Stars != 0, a.Kind == Presence, "presence"},
 	} {
 		if f.set && !f.means {
@@ -563,6 +720,11 @@ func (a *Action) check(s *Scenario, p *Phase, groups, steps map[string]bool) err
 		setDefault(&a.Body, 100)
 	case Archive:
 		setDefault(&a.Page, 50)
+		setDefault(&a.Pages, pagesWalk)
+		if !slices.Contains(pageKinds, a.Pages) {
+			return tomlstrict.At(tomlstrict.Path{"pages"}, "%q: pages is %q: one of %s", a.Step, a.Pages,
+				strings.Join(pageKinds, ", "))
+		}
 	}
 	if attack {
 		setDefault(&a.Count, 100)
@@ -586,6 +748,18 @@ func (a *Action) check(s *Scenario, p *Phase, groups, steps map[string]bool) err
 	return nil
 }
 
+// effects are the steps of what an action causes, by name, with the keys that ask for them.
+func (a *Action) effects() map[string]string {
+	m := make(map[string]string)
+	if a.Copies != "" {
+		m[a.Step+"-carbons"] = "copies"
+	}
+	if a.Pushed {
+		m[a.Step+"-pushes"] = "pushed"
+	}
+	return m
+}
+
 // apart reports whether a group is Apart, or, for "", whether any is.
 func (s *Scenario) apart(group string) bool {
 	return slices.ContainsFunc(s.Groups, func(g Group) bool {
@@ -598,44 +772,90 @@ func (s *Scenario) apart(group string) bool {
 // a field changes nothing.
 type Overrides struct {
 	// Clients of all groups; the groups keep their shares.
-	Clients   int     `toml:"clients" least:"1"`
-	Rates     float64 `toml:"rates" least:"0.000001"` // Rates multiplies all rates.
-	Length    Span    `toml:"length" least:"1ms"`     // Length of each hold.
-	TLS       string  `toml:"tls"`                    // TLS: see Clients.
-	Mechanism string  `toml:"mechanism"`              // Mechanism: see Clients.
-	SASL2     string  `toml:"sasl2"`                  // SASL2: see Clients.
-	FAST      bool    `toml:"fast"`                   // FAST turns it on.
-	SM        bool    `toml:"sm"`                     // SM turns it on.
-	Carbons   bool    `toml:"carbons"`                // Carbons turns it on.
-	Friends   int     `toml:"friends" least:"1"`      // Friends of each befriend phase.
-	Occupants int     `toml:"occupants" least:"1"`    // Occupants of each join phase.
+	Clients int     `toml:"clients" least:"1"`
+	Rates   float64 `toml:"rates" least:"0.000001"` // Rates multiplies all rates.
+	// Rate is "max" or nothing: operations of holds that have a rate follow each other instead, with
+	// MaxWindow in flight.
+	Rate      string `toml:"rate"`
+	Rows      int    `toml:"rows" least:"1"`      // Rows of each fill of archives.
+	Length    Span   `toml:"length" least:"1ms"`  // Length of each hold.
+	TLS       string `toml:"tls"`                 // TLS: see Clients.
+	Mechanism string `toml:"mechanism"`           // Mechanism: see Clients.
+	SASL2     string `toml:"sasl2"`               // SASL2: see Clients.
+	FAST      bool   `toml:"fast"`                // FAST turns it on.
+	SM        bool   `toml:"sm"`                  // SM turns it on.
+	Carbons   bool   `toml:"carbons"`             // Carbons turns it on.
+	Friends   int    `toml:"friends" least:"1"`   // Friends of each befriend phase.
+	Occupants int    `toml:"occupants" least:"1"` // Occupants of each join phase.
+}
+
+// MaxWindow is how many operations are in flight where [Overrides] has the rate "max".
+const MaxWindow = 500
+
+// overrideRows sets the rows of all fills of clients that are online: others fill what waits for clients that
+// are away.
+func (s *Scenario) overrideRows(rows int) error {
+	any := false
+	for i := range s.Phases {
+		if p := &s.Phases[i]; p.Kind == Fill && !p.Away {
+			p.Rows, any = rows, true
+		}
+	}
+	if !any {
+		return fmt.Errorf("%d rows: the scenario fills no archive: archive-rows and archive-login do", rows)
+	}
+	return nil
+}
+
+// overrideRate makes closed loops of the actions of a hold.
+func (p *Phase) overrideRate() {
+	for i := range p.Do {
+		if a := &p.Do[i]; a.Rate > 0 && !strings.HasPrefix(a.Kind, Hostile) {
+			a.Rate, a.RateTo, a.Arrivals, a.Window = 0, 0, "", MaxWindow
+		}
+	}
 }
 
 // Override changes the scenario as the flags of the command line ask, and checks the result. A number of
 // clients is divided among the groups in their old proportions, at least one each; TLS, mechanism and
 // SASL2 replace; FAST, stream management and carbons are only turned on; a length is for phases that
-// hold; rates are factors. The error says why the scenario can't be run so.
+// hold; rates are factors, and the rate "max" is as many as the server takes. The error says why the
+// scenario can't be run so.
 func (s *Scenario) Override(c Overrides) error {
 	if c.Clients > 0 && s.Clients.Count > 0 {
-		if c.Clients < len(s.Groups) {
-			return fmt.Errorf("%d clients can't be %d groups: a client for each of them at least", c.Clients,
-				len(s.Groups))
-		}
+		divided := 0
 		weights := make([]float64, len(s.Groups))
-		for i, g := range s.Groups {
-			weights[i] = float64(g.Count) / float64(s.Clients.Count) * float64(c.Clients)
+		for i := range s.Groups {
+			if g := &s.Groups[i]; g.Of != "" {
+				g.Count = 0 // that of the other group, which Check knows
+			} else {
+				divided++
+				weights[i] = float64(g.Count) / float64(s.Clients.Count) * float64(c.Clients)
+			}
+		}
+		if c.Clients < divided {
+			return fmt.Errorf("%d clients can't be %d groups: a client for each of them at least", c.Clients,
+				divided)
 		}
 		parts := apportion(weights, c.Clients)
 		for i := range parts {
-			if parts[i] == 0 { // the largest group gives a client to one that would have none
+			if parts[i] == 0 && s.Groups[i].Of == "" { // the largest group gives a client to one that would have none
 				parts[slices.Index(parts, slices.Max(parts))]--
 				parts[i]++
 			}
 		}
 		for i := range parts {
-			s.Groups[i].Count = parts[i]
+			s.Groups[i].Count = parts[i] // 0 of a group with Of
 		}
 		s.Clients.Count = c.Clients
+	}
+	if c.Rows > 0 {
+		if err := s.overrideRows(c.Rows); err != nil {
+			return err
+		}
+	}
+	if c.Rate != "" && c.Rate != "max" {
+		return fmt.Errorf("the rate is %q: max, or nothing for that of the scenario", c.Rate)
 	}
 	set := func(v *string, to string) {
 		if to != "" {
@@ -659,6 +879,9 @@ func (s *Scenario) Override(c Overrides) error {
 		if c.Occupants > 0 && p.Kind == Join {
 			p.Occupants = c.Occupants
 		}
+		if c.Rate == "max" && p.Kind == Hold {
+			p.overrideRate()
+		}
 		if c.Rates > 0 {
 			p.Rate *= Rate(c.Rates)
 			for j := range p.Do {
@@ -673,8 +896,8 @@ func (s *Scenario) Override(c Overrides) error {
 	return s.Check()
 }
 
-// Accounts is how many accounts the scenario needs: one for each client and, after those, one for
-// each connection of the largest attack. It is good after Check.
+// Accounts is how many accounts the scenario needs: one for each client, without second devices, and,
+// after those, one for each connection of the largest attack. It is good after Check.
 func (s *Scenario) Accounts() int {
 	n := 0
 	for _, p := range s.Phases {
@@ -685,6 +908,15 @@ func (s *Scenario) Accounts() int {
 		}
 	}
 	return s.Clients.Count + n
+}
+
+// Sessions is how many clients the scenario has, with second devices. It is good after Check.
+func (s *Scenario) Sessions() int {
+	n := 0
+	for _, g := range s.Groups {
+		n += g.Count
+	}
+	return n
 }
 
 // Source is the text that the scenario was read from. If it was overridden or made in Go, Source is

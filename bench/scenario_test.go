@@ -103,13 +103,18 @@ func TestScenarioRefusesAbsurdValues(t *testing.T) {
 // don't add up.
 func TestScenarioRefusesWhatMeansNothing(t *testing.T) {
 	clients := "[clients]\ncount = 10\n"
+	twoGroups := "[[group]]\nname='a'\ncount=2\n[[group]]\nname='b'\ncount=2\n"
+	second := "[[group]]\nname='a'\ncount=2\n[[group]]\nname='b'\n"
+	secondChat := second + "of='a'\n[[phase]]\nkind='hold'\nlength='1s'\ngroup=['a']\n[[phase.do]]\n" +
+		"kind='chat'\n"
 	phase := clients + "[[phase]]\nkind = 'hold'\nlength = '1s'\n[[phase.do]]\n"
 	for _, c := range []struct{ text, want string }{
 		{clients + "[[phase]]\nkind='settle'\nlength='1s'\nrate='5/s'",
 			"x.toml:6: phase \"settle\": rate is for a ramp or a storm"},
 		{clients + "[[phase]]\nkind='settle'\nlength='1s'\nrooms=3",
 			"x.toml:6: phase \"settle\": rooms is for a join"},
-		{clients + "[[phase]]\nkind='ramp'\ngrace='1s'", "x.toml:5: phase \"ramp\": grace is for a hold"},
+		{clients + "[[phase]]\nkind='befriend'\ngrace='1s'",
+			"x.toml:5: phase \"befriend\": grace is for a hold or a ramp"},
 		{clients + "[[phase]]\nkind='ramp'\nshare=0.5", "x.toml:5: phase \"ramp\": share is for a storm"},
 		{clients + "[[phase]]\nkind='ramp'\ngentle=true", "x.toml:5: phase \"ramp\": gentle is for a storm"},
 		{clients + "[[phase]]\nkind='join'\nrooms=1\noccupants=2\nrate='1/s'",
@@ -135,6 +140,52 @@ func TestScenarioRefusesWhatMeansNothing(t *testing.T) {
 		{phase + "kind='chat'\nrate='1/s'\ncount=9", "x.toml:9: phase \"hold\": \"chat\" does not use count"},
 		{phase + "kind='hostile-login'\nwindow=9", "x.toml:8: phase \"hold\": \"hostile-login\" does not " +
 			"use window"},
+		{clients + "[[phase]]\nkind='ramp'\nrows=3", "x.toml:5: phase \"ramp\": rows is for a fill"},
+		{clients + "[[phase]]\nkind='ramp'\naway=true", "x.toml:5: phase \"ramp\": away is for a fill"},
+		{clients + "[[phase]]\nkind='drain'\nrounds=2", "x.toml:5: phase \"drain\": rounds is for a ramp"},
+		{clients + "[[phase]]\nkind='ramp'\n[[phase]]\nkind='hold'\nlength='1s'\nbase='ramp'",
+			"x.toml:8: phase \"hold\": there is no hold \"ramp\" before it"},
+		{clients + "[[phase]]\nkind='fill'\nrows=3", "x.toml:3: phase \"fill\": to is \"\": it is the group that"},
+		{clients + "[[phase]]\nkind='fill'\nrows=3\nto='all'",
+			"x.toml:6: phase \"fill\": to is \"all\": it is the"},
+		{twoGroups + "[[phase]]\nkind='fill'\ngroup=['a']\nto='b'", "x.toml:7: phase \"fill\": how many rows?"},
+		{twoGroups + "[[phase]]\nkind='fill'\ngroup=['a']\nto='b'\nrows=3\naway=true",
+			"x.toml:12: phase \"fill\": no ramp after it logs \"b\" in and has a grace"},
+		{phase + "kind='archive'\nrate='1/s'\npages='all'",
+			"x.toml:9: phase \"hold\": \"archive\": pages is \"all\": one of walk, last"},
+		{phase + "kind='ping'\nrate='1/s'\npages='walk'", "x.toml:9: phase \"hold\": \"ping\" does not use pages"},
+		{phase + "kind='chat'\nrate='1/s'\naway=true", "x.toml:9: phase \"hold\": \"chat\" does not use away"},
+		{phase + "kind='chat'\nrate='1/s'\nto='all'\npushed=true",
+			"x.toml:10: phase \"hold\": \"chat\" does not use pushed"},
+		{phase + "kind='chat'\nrate='1/s'\nto='all'\naway=true\n[[phase]]\nkind='ramp'",
+			"x.toml:10: phase \"hold\": \"chat\": no ramp after it logs \"all\" in and has a grace"},
+		{phase + "kind='chat'\nrate='1/s'\nto='all'\naway=true\npushed=true\n[[phase]]\nkind='ramp'\n" +
+			"grace='1s'",
+			"x.toml:11: phase \"hold\": \"chat\": no phase of kind push before it registers \"all\""},
+		{clients + "[[phase]]\nkind='push'", "x.toml:3: phase \"push\": to is \"\": it is the group of the app"},
+		{clients + "[[phase]]\nkind='push'\nto='all'", "x.toml:5: phase \"push\": to is \"all\": it is the group"},
+		{clients + "[[phase]]\nkind='ramp'\nto='all'", "x.toml:5: phase \"ramp\": to is for a push"},
+		{clients + "[[phase]]\nkind='ramp'\noff=true", "x.toml:5: phase \"ramp\": off is for a carbons"},
+		{clients + "[[phase]]\nkind='drain'\nbase='drain'",
+			"x.toml:5: phase \"drain\": base is for a hold or a ramp"},
+		{clients + "[[phase]]\nkind='hold'\nlength='1s'\nbase='hold'",
+			"x.toml:6: phase \"hold\": there is no hold \"hold\" before it"},
+		{phase + "kind='ping'\nrate='1/s'\ncopies='all'",
+			"x.toml:9: phase \"hold\": \"ping\": copies is \"all\": "},
+		{phase + "kind='chat'\nrate='1/s'\ncopies='x'", "x.toml:9: phase \"hold\": \"chat\": copies is \"x\": "},
+		{second + "of='x'\n[[phase]]\nkind='ramp'", "x.toml:6: group \"b\" is of \"x\": there is no such group"},
+		{second + "of='b'\n[[phase]]\nkind='ramp'", "x.toml:6: group \"b\" is of \"b\", which has second devices"},
+		{second + "of='a'\ncount=3\n[[phase]]\nkind='ramp'", "x.toml:7: group \"b\" is of \"a\", and has a count"},
+		{second + "of='a'\nshare=0.5\n[[phase]]\nkind='ramp'",
+			"x.toml:7: group \"b\" is of \"a\", and has a share"},
+		{second + "of='a'\napart=true\n[[phase]]\nkind='ramp'", "x.toml:6: of groups \"b\" and \"a\" one is apart"},
+		{second + "of='a'\n[[phase]]\nkind='join'\nrooms=1\noccupants=2",
+			"x.toml:7: phase \"join\": group \"b\" has second devices"},
+		{secondChat + "rate='1/s'\n" +
+			"copies='b'", "x.toml:14: phase \"hold\": \"chat\": copies is \"b\": "},
+		{secondChat + "rate='1/s'\n" +
+			"to='a'\ncopies='b'\n[[phase.do]]\nkind='chat'\nrate='1/s'\nstep='chat-carbons'",
+			"x.toml:19: phase \"hold\": \"chat-carbons\" needs a step of its own"},
 		{clients + "[[group]]\nname='a'\nshare=0.5\n[[group]]\nname='b'\ncount=200\n[[phase]]\nkind='ramp'",
 			"x.toml:2: clients.count is 10, and the groups have 205 together"},
 	} {
@@ -177,6 +228,42 @@ func TestClientsAreAsMany(t *testing.T) {
 	}
 	if s, err = Parse("x.toml", []byte(text+"[[phase]]\nkind='ramp'")); err != nil || s.Clients.Count != 10 {
 		t.Errorf("thirds of 10: %v, %+v", err, s)
+	}
+}
+
+// The highest rate is a closed loop, and rows are those of archives that are filled.
+func TestOverrideRateAndRows(t *testing.T) {
+	for _, c := range []struct {
+		scenario string
+		o        Overrides
+		want     string // of the error; "": none
+	}{
+		{"archive", Overrides{Rate: "max"}, ""},
+		{"archive", Overrides{Rate: "9/s"}, `the rate is "9/s": max, or nothing`},
+		{"archive", Overrides{Rows: 9}, "9 rows: the scenario fills no archive: archive-rows and archive-login do"},
+		{"archive-rows", Overrides{Rows: 9}, ""},
+		{"archive-login", Overrides{Rows: 9}, ""},
+		{"hostile-xml", Overrides{Rate: "max"}, ""},
+	} {
+		s, err := Find(c.scenario)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Override(c.o); c.want == "" && err != nil ||
+			c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s, %+v: %v", c.scenario, c.o, err)
+		}
+		for _, p := range s.Phases {
+			if p.Kind == Fill && !p.Away && c.o.Rows > 0 && p.Rows != c.o.Rows || p.Away && p.Rows != 100 {
+				t.Errorf("%s: %s has %d rows", c.scenario, p.Name, p.Rows)
+			}
+			for _, a := range p.Do {
+				if attack := strings.HasPrefix(a.Kind, Hostile); c.o.Rate == "max" && !attack &&
+					(a.Rate != 0 || a.Arrivals != "" || a.Window != MaxWindow) {
+					t.Errorf("%s: %+v", c.scenario, a)
+				}
+			}
+		}
 	}
 }
 

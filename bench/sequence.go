@@ -81,14 +81,16 @@ func (f *sequences) of(step uint16, from uint32) *sequence {
 	return g
 }
 
-// discardBefore drops the sequences of steps before first, whose counts are final.
-func (f *sequences) discardBefore(first uint16) {
-	if f.used && uint16(f.one.key>>32) < first {
+// discardBefore drops the sequences of steps before first, whose counts are final, but not those of steps
+// that keep picks.
+func (f *sequences) discardBefore(first uint16, keep func(step uint16) bool) {
+	over := func(key uint64) bool { return uint16(key>>32) < first && !keep(uint16(key>>32)) }
+	if f.used && over(f.one.key) {
 		f.used = false
 		f.one = sequence{}
 	}
 	for k := range f.more {
-		if uint16(k>>32) < first {
+		if over(k) {
 			delete(f.more, k)
 		}
 	}

@@ -16,12 +16,23 @@ type step struct {
 	// of another step, such as the TLS handshake of a login: not an operation of its own
 	isPart bool
 	flood  bool // how many deliveries are expected is known on arrival only
+	// It counts what the operations of another step cause, such as carbons: it has no operations.
+	isEffect bool
+	request  bool // its operations hold a place in flight: see Fleet.enable
+	// the step that counts the carbons of its messages, and from a receiver's index to that of the device
+	// that gets them; 0: it has none (the first step of a scenario is never one)
+	carbons  uint16
+	deviceAt int
+	copies   string // the group of those devices
+	// the receivers are offline: a message is done when a later login has brought it
+	away   bool
+	pushes uint16 // the step that counts the pushes of its messages; 0: it has none
 }
 
 // A tally is what one loop has counted for one step since the last Collect. Each loop has tallies
 // of its own, so counting takes no lock. result.Step says what the counts mean.
 type tally struct {
-	Intended, Sent, Expected, Done, Duplicated, Reordered, Failed, Late, Unsent uint64
+	Intended, Sent, Expected, Done, Duplicated, Reordered, Failed, Wrong, Late, Unsent uint64
 	Latency,
 	Lag *result.Histogram `json:",omitempty"`
 }
@@ -35,6 +46,7 @@ func (t *tally) add(o *tally) {
 	t.Duplicated += o.Duplicated
 	t.Reordered += o.Reordered
 	t.Failed += o.Failed
+	t.Wrong += o.Wrong
 	t.Late += o.Late
 	t.Unsent += o.Unsent
 	mergeHistogram(&t.Latency, o.Latency)
@@ -53,7 +65,8 @@ func mergeHistogram(to **result.Histogram, h *result.Histogram) {
 }
 
 func (t *tally) empty() bool {
-	return t.Intended|t.Sent|t.Expected|t.Done|t.Duplicated|t.Reordered|t.Failed|t.Late|t.Unsent == 0
+	return t.Intended|t.Sent|t.Expected|t.Done|t.Duplicated|t.Reordered|t.Failed|t.Wrong|t.Late|
+		t.Unsent == 0
 }
 
 // clear sets all to 0 and keeps the histograms' memory.
@@ -135,10 +148,10 @@ func (t *total) addFailure(r result.Failure) {
 	t.failures = append(t.failures, r)
 }
 
-// missing is how many expected deliveries of the steps from first on have neither come nor failed.
-func (t *total) missing(first uint16) (n uint64) {
+// missing is how many expected deliveries have neither come nor failed, of the steps that of picks.
+func (t *total) missing(of func(id uint16) bool) (n uint64) {
 	for id, s := range t.steps {
-		if id >= first && s.Expected > s.Done+s.Failed {
+		if s.Expected > s.Done+s.Failed && of(id) {
 			n += s.Expected - s.Done - s.Failed
 		}
 	}

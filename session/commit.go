@@ -5,6 +5,7 @@ import (
 
 	"canto/session/jid"
 	"canto/session/stanza"
+	"canto/xmlstream"
 )
 
 // add makes w wait for its ticket. If that is settled already, w runs in the loop's next turn:
@@ -47,7 +48,13 @@ func (c *commitWaiterList) settleAll() {
 		c.waiters[n] = commitWaiter{}
 		n++
 		l.enter()
-		w.run(l, l.router.commitError(w.ticket, w.creationTicket))
+		err := l.router.commitError(w.ticket, w.creationTicket)
+		if err == nil && w.senderTicket != 0 {
+			if err = l.router.Committer.Err(w.senderTicket); err != nil {
+				w.entity = nil // what it has stored is stored
+			}
+		}
+		w.run(l, err)
 		l.leave()
 	}
 	left := copy(c.waiters, c.waiters[n:])
@@ -77,6 +84,13 @@ func (w commitWaiter) run(l *LoopRouter, err error) {
 	defer l.recoverPanic(newPanicFrame(l, jid.JID{}, w.ev))
 	if w.callback != nil {
 		w.callback(err)
+		return
+	}
+	if w.stored.bytes != nil {
+		if err != nil {
+			w.fail(l, err)
+		}
+		l.commitWaiters.giveBack(w.stored.bytes)
 		return
 	}
 	if w.then == nil && err == nil {
@@ -126,15 +140,87 @@ func (ev *Stanza) Commit(t Ticket, then func(ev *Stanza, err error) Verdict) Ver
 // Nothing is parked. Under the lock.
 func (ev *Stanza) Stored(t Ticket) Verdict {
 	ev.stored = true
-	return ev.awaitCommit(t, nil, failStored, false)
+	return ev.loopRouter.commitWaiters.awaitStored(ev, t, false)
 }
 
-// failStored is the callback of Stored: it answers only a failure.
-func failStored(ev *Stanza, err error) Verdict {
-	if err != nil {
-		return ev.FailCommit(err)
+// awaitStored is awaitCommit for a stanza that is answered only if t fails; with silent it is not answered
+// then either, and the entity is invalidated. It allocates nothing once the loop's buffers are warm.
+func (c *commitWaiterList) awaitStored(ev *Stanza, t Ticket, silent bool) Verdict {
+	l, e := c.l, ev.entity
+	var creation Ticket
+	if e != nil {
+		e.ticket = max(e.ticket, t)
+		creation = creationTicketOf(e)
 	}
+	addWrite(ev, t, creation)
+	if t <= l.router.Committer.LastSettled() {
+		err := l.router.commitError(t, creation)
+		if err != nil {
+			if e != nil {
+				e.invalidate()
+			}
+			if !silent {
+				return ev.FailCommit(err)
+			}
+		}
+		return Done
+	}
+	w := commitWaiter{ticket: t, creationTicket: creation, entity: e}
+	if !silent {
+		w.senderTicket, ev.senderTicket = ev.senderTicket, 0
+		w.stored = valuesOf(ev)
+		w.stored.bytes = ev.Element.Append(c.buffer(), xmlstream.Streamed)
+		w.stored.settlesOrigin = false // ev settles it, after t
+	}
+	c.add(w)
+	ev.replied = true // a failure is answered later
 	return Done
+}
+
+// fail answers the stored stanza of w, whose commit has failed with err. Under no lock.
+func (w commitWaiter) fail(l *LoopRouter, err error) {
+	el, perr := l.Parser.Element(w.stored.bytes)
+	if perr != nil {
+		return
+	}
+	defer l.Parser.Release(el)
+	ev := l.stanzas.push(l)
+	defer l.stanzas.pop()
+	w.stored.fillStanza(l, ev, el)
+	l.origin, l.originLoopNumber = ev.origin, ev.originLoopNumber
+	e := w.entity
+	if e == nil {
+		ev.FailCommit(err)
+		return
+	}
+	ev.Host = e.host
+	e.lock(l)
+	e.invalidate()
+	ev.entity = e
+	if e.resident == evictedMark { // it was deleted
+		failDeleted(ev)
+	} else {
+		ev.FailCommit(err)
+	}
+	e.unlock(l)
+}
+
+// buffer returns an empty buffer for the bytes of a stored stanza.
+func (c *commitWaiterList) buffer() []byte {
+	if n := len(c.buffers); n > 0 {
+		b := c.buffers[n-1]
+		c.buffers = c.buffers[:n-1]
+		return b
+	}
+	return make([]byte, 0, 512)
+}
+
+// giveBack makes b free for another stanza. Large buffers, and more than a group of commits needs, are left
+// to the garbage collector.
+func (c *commitWaiterList) giveBack(b []byte) {
+	if cap(b) <= 4096 && len(c.buffers) < 1024 {
+		c.buffers = append(c.buffers, b[:0])
+	}
 }
 
 // awaitCommit is Commit for a stream st, which is parked until t is settled; nil: none. settles
@@ -148,7 +234,7 @@ func (ev *Stanza) awaitCommit(t Ticket, st *Stream, then func(ev *Stanza, err er
 		e.ticket = max(e.ticket, t)
 		creation = creationTicketOf(e)
 	}
-	ev.addWrite(t, creation)
+	addWrite(ev, t, creation)
 	if t <= l.router.Committer.LastSettled() {
 		err := l.router.commitError(t, creation)
 		if err != nil && e != nil {
@@ -241,20 +327,14 @@ func writeBatch(ev *Stanza) {
 	if b == nil {
 		return
 	}
-	then, replied := failStored, ev.replied
-	if replied {
-		then = failSilently
-	}
-	failed := ev.failed
+	replied, failed := ev.replied, ev.failed
 	ev.batch = nil
-	ev.awaitCommit(ev.loopRouter.router.Committer.Commit(b), nil, then, false)
+	l := ev.loopRouter
+	l.commitWaiters.awaitStored(ev, l.router.Committer.Commit(b), replied || ev.noReply)
 	if ev.failed == failed {
 		ev.replied = replied // if the stanza is forwarded, its recipient may still answer it
 	}
 }
-
-// failSilently is the callback of a batch for a stanza that has its answer.
-func failSilently(*Stanza, error) Verdict { return Done }
 
 // A stanza of a tracked stream is settled when the server has done all that it does with it, and
 // when what it made entities store is durable or has failed. A module that acknowledges stanzas
@@ -354,7 +434,7 @@ func (d *ackWindow) notifySettled(failed int) {
 
 // addWrite notes that ev has made an entity store something with ticket t. creation is the ticket
 // of the batch that creates the entity, 0 if that is durable.
-func (ev *Stanza) addWrite(t, creation Ticket) {
+func addWrite(ev *Stanza, t, creation Ticket) {
 	for ev.successor != nil {
 		ev = ev.successor
 	}
@@ -371,10 +451,51 @@ func transferOrigin(ev, k *Stanza) {
 	}
 }
 
+// writeSenderBatch commits the batch of ev, a message from a client, for the locked account of its sender,
+// before ev goes on. If that fails later, the account is invalidated, and ev is answered where its way ends:
+// so a message gets one error, whatever fails of it. It returns false if the batch has failed at once, and ev
+// has its answer. Under the lock.
+func writeSenderBatch(ev *Stanza) (onward bool) {
+	l, e := ev.loopRouter, ev.entity
+	t := l.router.Committer.Commit(ev.batch)
+	ev.batch = nil
+	e.ticket = max(e.ticket, t)
+	addWrite(ev, t, 0)
+	if t > l.router.Committer.LastSettled() {
+		ev.senderTicket = t
+		l.commitWaiters.add(commitWaiter{ticket: t, entity: e})
+		return true
+	}
+	if err := l.router.Committer.Err(t); err != nil {
+		e.invalidate()
+		ev.FailCommit(err)
+		return false
+	}
+	return true
+}
+
+// awaitSender ends the way of ev, of which its sender's account has stored something: if that fails, ev is
+// answered. It has no other answer. On the loop of l, under no lock.
+func (c *commitWaiterList) awaitSender(ev *Stanza) {
+	t := ev.senderTicket
+	ev.senderTicket = 0
+	if ev.failed || ev.noReply {
+		return
+	}
+	w := commitWaiter{ticket: t}
+	w.stored = valuesOf(ev)
+	w.stored.bytes = ev.Element.Append(c.buffer(), xmlstream.Streamed)
+	w.stored.settlesOrigin = false
+	c.add(w)
+}
+
 // finish ends the way of ev. If ev settles an origin it does so, after the last write that ev has
 // caused is settled. Every Stanza that was routed is finished once; further calls do nothing. On
 // the loop of l.
 func (ev *Stanza) finish(l *LoopRouter) {
+	if ev.senderTicket != 0 {
+		l.commitWaiters.awaitSender(ev)
+	}
 	l.origin, l.originLoopNumber = Origin{}, 0
 	if !ev.settlesOrigin {
 		return

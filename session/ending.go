@@ -141,13 +141,15 @@ func runUnsent(l *LoopRouter, s *Session, list []queuedElement) (left []queuedEl
 	}
 	unsent := make([]OutboundStanza, len(list))
 	for i, h := range list {
-		unsent[i] = OutboundStanza{Bytes: h.bytes, Kind: h.kind, From: h.from, To: h.to}
+		unsent[i] = OutboundStanza{Bytes: h.bytes, Kind: h.kind, From: h.from, To: h.to, Number: h.number,
+			Archived: h.archived}
 	}
 	for i := range hooks {
 		runHook(l, s, func() { unsent = hooks[i].f(l, s, slices.Clone(unsent)) })
 	}
 	for _, p := range unsent {
-		left = append(left, queuedElement{bytes: p.Bytes, from: p.From, to: p.To, kind: p.Kind})
+		left = append(left, queuedElement{bytes: p.Bytes, from: p.From, to: p.To, kind: p.Kind,
+			number: p.Number, archived: p.Archived})
 	}
 	return left
 }

@@ -61,7 +61,8 @@ type pendingState struct {
 	// requests are the calls of Stanza.Await for senders that are not a client of this account, so that no
 	// stream can be parked. One request of each sender runs at a time; the sender's others wait here.
 	requests []*awaitedRequest
-	timerAt  reactor.Tick // when EntityHandler.Timer is due; 0: the timer is not armed
+	asks     []*pendingAsk // requests of the entity itself that have no answer yet: see ask.go
+	timerAt  reactor.Tick  // when EntityHandler.Timer is due; 0: the timer is not armed
 	// wakeAt is when the loop's timer for it fires; 0: none is set. It is before timerAt if the entity was
 	// armed again for a later tick: the loop's timer is not moved, and arms itself again when it fires. One
 	// that fires after pendingState was released finds nothing to do.
@@ -102,6 +103,33 @@ type awaitedRequest struct {
 
 	rejected bool     // startQueued found the queue of the workers full, and has answered with an error
 	profile  *Profile // of the module: it counts this as pending work, and is not unloaded before it ends
+}
+
+// A pendingAsk is one request of an entity or of a host that has no answer yet. ask.go has its methods. The
+// entity's lock guards the fields below e; for a host hostAsks does.
+type pendingAsk struct {
+	timer reactor.Timer // fires when there is no answer; it runs on the loop of l
+	l     *LoopRouter   // the loop on which Ask was called
+	host  *Host         // of the asking entity, or the asking host
+	e     *Entity       // nil: a host asks
+	id    string        // of the iq
+	to    jid.JID       // the address that was asked
+
+	profile *Profile // of the module: it counts this as pending work, and is not unloaded before it ends
+	ended   bool     // then was called, or is called now
+	orphan  bool     // the entity was deleted: q is no longer on its list
+	then    func(l *LoopRouter, e *Entity, answer *Stanza, err error)
+}
+
+// orphanAsks takes the requests off e, which was deleted: they no longer keep it in memory, and each ends
+// at its timeout. Under the lock.
+func orphanAsks(e *Entity) {
+	if e.pending != nil {
+		for _, q := range e.pending.asks {
+			q.orphan = true
+		}
+		e.pending.asks = nil
+	}
 }
 
 // A job is one thing that an entity sends while something of it is in flight already: one envelope, or a
@@ -213,10 +241,10 @@ func (e *Entity) ensurePending() *pendingState {
 	return e.pending
 }
 
-// releasePending sets e.pending to nil if nothing is pending and no timer is armed; pointers to it from
-// before must not be used then. Under the lock.
+// releasePending sets e.pending to nil if nothing is pending, no timer is armed, and no request of the
+// entity itself waits for its answer; pointers to it from before must not be used then. Under the lock.
 func (e *Entity) releasePending() {
-	if w := e.pending; w != nil && w.timerAt == 0 && w.empty() {
+	if w := e.pending; w != nil && w.timerAt == 0 && len(w.asks) == 0 && w.empty() {
 		e.pending = nil
 	}
 }
@@ -242,8 +270,8 @@ func (e *Entity) invalidate() {
 	}
 }
 
-// empty reports whether nothing waits for the entity and none of its jobs is in flight. The timer
-// does not count.
+// empty reports whether nothing waits for the entity and none of its jobs is in flight. The timer and the
+// entity's own requests do not count.
 func (w *pendingState) empty() bool {
 	return w.inbox.empty() && !w.outgoing.jobsInFlight() && len(w.requests) == 0 && !w.draining
 }

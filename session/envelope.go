@@ -3,6 +3,7 @@ package session
 import (
 	"canto/session/jid"
 	"canto/session/stanza"
+	"canto/session/stanzaid"
 )
 
 // Target is what kind of address a stanza is for, seen from this server. Hooks register for one
@@ -35,8 +36,11 @@ type envelope struct {
 	bytes            []byte // in the mail queue's buffer, or the own copy of an inbox or a job
 	lang             string // xml:lang of the sender's stream
 	origin           Origin
-	lastWrite        Ticket // with settlesOrigin: the last ticket of what the stanza has made entities store
-	creationTicket   Ticket // see Stanza.creationTicket
+	lastWrite        Ticket      // with settlesOrigin: see Stanza.lastWrite
+	creationTicket   Ticket      // see Stanza.creationTicket
+	senderTicket     Ticket      // see Stanza.senderTicket
+	number           stanzaid.ID // see Stanza.Number
+	archived         bool        // see Stanza.Archived
 	kind             stanza.Kind
 	target           Target
 	hops             uint8  // how often a hook has sent it on: see maxHops

@@ -38,12 +38,12 @@ func (l *LoopRouter) OnTimer(*reactor.Loop) {
 	l.Loop.Arm(&l.sweepTimer, l.Loop.Tick()+sweepEvery, l)
 	n := len(l.router.loopRouters)
 	l.sweepAt = (l.sweepAt + n) % shards
-	l.sweep(l.sweepAt + l.Loop.Index()%n)
+	sweepShard(l, l.sweepAt+l.Loop.Index()%n)
 }
 
-// sweep evicts the idle entities of shard i: those without a stanza for evictAfter ticks, and at
-// once those that are cold or absent.
-func (l *LoopRouter) sweep(i int) {
+// sweepShard evicts the idle entities of shard i: those without a stanza for evictAfter ticks, and at
+// once those that are cold or absent. On the loop of l.
+func sweepShard(l *LoopRouter, i int) {
 	now := l.Loop.Tick()
 	l.swept = l.router.Table.Entities(i, l.swept[:0])
 	for _, e := range l.swept {

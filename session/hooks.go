@@ -307,6 +307,12 @@ type loader struct {
 	load func(from any, who EntityRef) (v any, none bool, err error)
 }
 
+// A rowMover rewrites rows of an older version of a table, for one account: see [MoveRows].
+type rowMover struct {
+	module string
+	move   func(from any, who EntityRef) (batch any, err error)
+}
+
 // Serve returns the handler of the entities of kind k, to be filled in: the same one for all modules of the
 // profile. The directory's entities of kind k are served from then on. In Load only. It panics for
 // [KindAccount].
@@ -419,6 +425,7 @@ type Profile struct {
 
 	loaded       []Module
 	loaders      []loader
+	movers       []rowMover
 	absentSet    residentSet                 // the resident set of an address without an entity
 	emptySet     atomic.Pointer[residentSet] // the resident set of an account of which nothing is stored
 	dependencies map[reflect.Type]any        // see [Provide]

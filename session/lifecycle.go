@@ -106,6 +106,7 @@ func (e *Entity) makeAbsent() {
 	e.live, e.kind, e.id = nil, 0, 0
 	if e.pending != nil {
 		e.pending.timerAt = 0 // the timer of the entity that has ended
+		orphanAsks(e)
 		e.releasePending()
 	}
 }

@@ -188,6 +188,7 @@ func (e mailbox) enqueue(l *LoopRouter, ev *Stanza) {
 		return
 	}
 	ev.settlesOrigin = false // the end of the copy, not of ev, lets the client's stanza be acknowledged
+	ev.senderTicket = 0
 	e.load(l)
 }
 
@@ -242,9 +243,11 @@ func (j *loadJob) read(r *Router, p *Profile) (err error) {
 		r.Log.Warn("a commit failed; the entity is read again", "jid", addr.String(), "err", err)
 	}
 	snap := r.Committer.Snapshot()
-	if c, ok := snap.(interface{ Close() error }); ok {
-		defer c.Close()
-	}
+	defer func() {
+		if c, ok := snap.(interface{ Close() error }); ok {
+			c.Close()
+		}
+	}()
 	j.result = &p.absentSet
 	id, kind, ok, err := r.Directory.Lookup(snap, addr)
 	if err != nil || !ok {
@@ -253,6 +256,14 @@ func (j *loadJob) read(r *Router, p *Profile) (err error) {
 	if j.kind = kindByName(kind); !j.e.host.service && j.kind != KindAccount {
 		j.kind = 0
 		return nil // a host with logins has accounts only; this row is from a time when it was a service
+	}
+	if moved, err := p.moveRows(r, snap, EntityRef{addr, id}); err != nil {
+		return err
+	} else if moved {
+		if c, ok := snap.(interface{ Close() error }); ok {
+			c.Close()
+		}
+		snap = r.Committer.Snapshot()
 	}
 	old := j.oldParts
 	if j.id = id; id != j.oldID {
@@ -338,6 +349,7 @@ func (e mailbox) install(l *LoopRouter, j *loadJob) {
 		if e.id = 0; e.pending != nil {
 			e.pending.timerAt = 0
 		}
+		orphanAsks(e.Entity)
 	}
 	e.resident = j.result
 	if !j.result.exists {
@@ -474,7 +486,8 @@ func (e mailbox) pushFront(l *LoopRouter, unsent []queuedElement) {
 	var items []inboxItem
 	for _, q := range unsent {
 		if !q.to.IsZero() && q.kind != stanza.Presence {
-			items = append(items, inboxItem{envelope: envelope{from: q.from, to: q.to, hops: 1, bytes: q.bytes}})
+			items = append(items, inboxItem{envelope: envelope{from: q.from, to: q.to, hops: 1, bytes: q.bytes,
+				number: q.number, archived: q.archived}})
 		}
 	}
 	if len(items) == 0 {
@@ -512,13 +525,16 @@ func (e mailbox) continueDrain(l *LoopRouter, r loadResult) {
 	e.unlock(l)
 }
 
-// ErrBusy is the error of work that was not started because the queue of the workers is full.
+// ErrBusy is the error of work that was not started because the queue of the workers is full, and of a
+// request that was not sent because too many have no answer yet ([LoopRouter.Ask]).
 var ErrBusy = errBusy{}
 
 type errBusy struct{}
 
 // Error implements error.
-func (errBusy) Error() string { return "session: the queue of the workers is full" }
+func (errBusy) Error() string {
+	return "session: the queue of the workers is full, or too many requests have no answer"
+}
 
 // unlockOrRepanic must be deferred. It releases the lock of e. After a panic it also invalidates e, as a
 // change may be half done, and panics again: the panic boundary further out handles it.

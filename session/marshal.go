@@ -8,6 +8,7 @@ import (
 
 	"canto/session/jid"
 	"canto/session/stanza"
+	"canto/session/stanzaid"
 )
 
 // This file marshals what entities have in memory and not in the store (the sessions of an account, the
@@ -16,7 +17,7 @@ import (
 // numbers differ from process to process.
 
 // marshalVersion is the first byte of a marshaled entity.
-const marshalVersion = 1
+const marshalVersion = 2
 
 // MarshalEntities marshals what the entities in memory have that is not stored, and calls put with the
 // bytes of each, which put may keep. Sessions with a stream lose it and hibernate. It returns how many
@@ -145,6 +146,11 @@ func marshalSession(s *Session, b []byte) []byte {
 	for _, h := range held {
 		b = append(b, byte(h.kind))
 		b = appendString(appendString(appendString(b, h.from.String()), h.to.String()), string(h.bytes))
+		b = append(binary.AppendUvarint(b, uint64(h.number)), byte(0))
+		if h.archived {
+			b[len(b)-1] = 1
+		}
+		b = binary.AppendUvarint(binary.AppendUvarint(b, uint64(h.copyFrom)), uint64(h.copyTo))
 	}
 	return b
 }
@@ -269,7 +275,13 @@ func restoreSession(s *Session, l *LoopRouter, r *unmarshaler) (err error) {
 	s.wire = &hibernatingWire{l, s}
 	for n := r.uvarint(); n > 0 && r.err == nil; n-- {
 		h := queuedElement{kind: stanza.Kind(r.byte()), from: r.jid(r.string()), to: r.jid(r.string()),
-			bytes: []byte(r.string())}
+			bytes: []byte(r.string()), number: stanzaid.ID(r.uvarint()), archived: r.byte() == 1,
+			copyFrom: int32(r.uvarint()),
+			copyTo:   int32(r.uvarint())}
+		if h.copyFrom < 0 || h.copyFrom > h.copyTo || int(h.copyTo) > len(h.bytes) {
+			r.fail()
+			break
+		}
 		o := Outbox{s}.ensure() // no other goroutine has s yet
 		o.queue = append(o.queue, h)
 		o.queuedBytes += len(h.bytes)

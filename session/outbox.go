@@ -5,6 +5,7 @@ import (
 
 	"canto/session/jid"
 	"canto/session/stanza"
+	"canto/session/stanzaid"
 )
 
 // This file is what a session has to send. The terms: the wire is the session's connection ([Wire]); a
@@ -73,7 +74,18 @@ type queuedElement struct {
 	bytes      []byte
 	from, to   jid.JID // zero for elements that the server itself originates: see OutboundStanza.From
 	kind       stanza.Kind
+	number     stanzaid.ID    // see OutboundStanza.Number
+	archived   bool           // see OutboundStanza.Archived
 	deliveries *deliveryCount // of a message for several sessions; nil: for this session alone
+	// copyFrom and copyTo are where the content of a copy is in bytes; both are 0 for what is no copy.
+	copyFrom, copyTo int32
+}
+
+// content replaces the bytes of a copy by its content, which is what is stored or routed again.
+func (h *queuedElement) content() {
+	if h.copyTo > 0 {
+		h.bytes, h.copyFrom, h.copyTo = h.bytes[h.copyFrom:h.copyTo], 0, 0
+	}
 }
 
 // An OutboundStanza is one complete XML element on its way to the client of a session. [Session.Send]
@@ -96,6 +108,10 @@ type OutboundStanza struct {
 	// ends before the client has it. Both are zero for elements that the server itself originates, as answers:
 	// these are not queued while the wire has room.
 	From, To jid.JID
+
+	Number           stanzaid.ID // see [Stanza.Number]
+	Archived         bool        // see [Stanza.Archived]
+	copyFrom, copyTo int32       // see queuedElement
 }
 
 // dropCopy takes h out of the count of its message, because its session ends. It returns true if
@@ -310,7 +326,8 @@ func (out Outbox) enqueue(p OutboundStanza) bool {
 // copyElement copies p, with its bytes, for a queue. If several sessions may get p, the copies share one
 // deliveryCount, which the first of them makes.
 func (p *OutboundStanza) copyElement() queuedElement {
-	h := queuedElement{bytes: bytes.Clone(p.Bytes), from: p.From, to: p.To, kind: p.Kind}
+	h := queuedElement{bytes: bytes.Clone(p.Bytes), from: p.From, to: p.To, kind: p.Kind,
+		number: p.Number, archived: p.Archived, copyFrom: p.copyFrom, copyTo: p.copyTo}
 	if p.deliveries != nil {
 		if *p.deliveries == nil {
 			*p.deliveries = new(deliveryCount)
@@ -481,6 +498,7 @@ func (s *Session) takeUnsent() (list []queuedElement) {
 	}
 	for _, h := range append(o.queue, o.deferred...) {
 		if h.dropCopy() {
+			h.content()
 			list = append(list, h)
 		}
 	}

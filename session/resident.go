@@ -66,6 +66,42 @@ func ResidentOf[T, S any](a *API, k KindID, p Part[T], load func(from S, ref Ent
 	}})
 }
 
+// MoveRows makes move rewrite the rows of an account that an older version of the server has written, when
+// the account is loaded for the first time: so a start costs the same with any number of rows. move reads
+// from a snapshot, on a worker, and returns a batch of the store with the rows in their new form and the
+// deletion of the old ones, or nil if there are none. The batch is durable before the resident set is read.
+// If the server ends before that, the next load begins again. S is the store's type of a snapshot. Call it in
+// a module's Load.
+func MoveRows[S any](a *API, move func(from S, who EntityRef) (batch any, err error)) {
+	a.profile.movers = append(a.profile.movers, rowMover{a.Module, func(from any, who EntityRef) (any, error) {
+		s, ok := from.(S)
+		if !ok {
+			return nil, fmt.Errorf("session: the module %s reads from a %s, and the store gives a %T",
+				a.Module, reflect.TypeFor[S](), from)
+		}
+		return move(s, who)
+	}})
+}
+
+// moveRows runs the movers of p for the account who, and waits until what they have written is durable. moved
+// reports whether there was anything. It runs on a worker.
+func (p *Profile) moveRows(r *Router, snap any, who EntityRef) (moved bool, err error) {
+	for _, m := range p.movers {
+		b, err := m.move(snap, who)
+		if err != nil {
+			return moved, fmt.Errorf("moving rows of module %s: %w", m.module, err)
+		}
+		if b == nil {
+			continue
+		}
+		moved = true
+		if err := r.Committer.Await(r.Committer.Commit(b)); err != nil {
+			return moved, err
+		}
+	}
+	return moved, nil
+}
+
 // loadParts loads the parts of an entity of kind k, and returns its resident set. Parts that old
 // has are taken from there. The parts of which nothing is stored are taken from the profile's
 // emptySet, if it has been made: all accounts without stored parts share that. It runs on a

@@ -150,13 +150,13 @@ func process(l *LoopRouter, e *Entity, ev *Stanza) (onward bool) {
 		ev.Fail(stanza.InternalServerError) // the account was deleted
 	case ev.PrePending:
 		onward = runPreChain(l, e.host.Profile().Hooks, ev)
-		failed := ev.failed
-		writeBatch(ev)
-		onward = onward && ev.failed == failed // else the batch failed, and ev has its answer
+		if onward && ev.batch != nil {
+			onward = writeSenderBatch(ev)
+		}
 		if onward && e.sender().inFlightElsewhere(l) {
-			ev.PrePending = false
+			ev.PrePending, ev.Number, ev.Archived = false, 0, false
 			e.sender().enqueueEnvelope(l, seal(ev))
-			onward, ev.settlesOrigin = false, false
+			onward, ev.settlesOrigin, ev.senderTicket = false, false, 0
 		}
 	case !e.resident.exists:
 		handleAbsent(e, ev)
@@ -187,7 +187,7 @@ func runPreChain(l *LoopRouter, h *Hooks, ev *Stanza) (onward bool) {
 	if ev.Target != ToSelf {
 		return true
 	}
-	ev.PrePending = false
+	ev.PrePending, ev.Number, ev.Archived = false, 0, false
 	runEntityChain(l, h, KindAccount, ev)
 	return false
 }
@@ -204,6 +204,9 @@ func runPreChain(l *LoopRouter, h *Hooks, ev *Stanza) (onward bool) {
 //
 // No lock is held when it is called or when it returns.
 func forward(l *LoopRouter, ev *Stanza) {
+	if ev.PrePending {
+		ev.Number, ev.Archived = 0, false // that was the sender's archive
+	}
 	ev.PrePending, ev.Session, ev.stream, ev.entity = false, nil, nil, nil
 	if ev.Hops >= maxHops && ev.form != formReply {
 		l.stats.Limits["hops"]++
@@ -230,6 +233,9 @@ func forward(l *LoopRouter, ev *Stanza) {
 		return
 	}
 	ev.Host = host
+	if answersHost(l, host, ev) {
+		return
+	}
 	if ev.form == formMoreRequest {
 		ev.Target = ToBare
 	} else if ev.Target = targetOf(l, ev); ev.Target == ToSelf {
@@ -268,10 +274,13 @@ func forwardRemote(l *LoopRouter, ev *Stanza) {
 	}
 }
 
-// runEntityChain runs the chain of ev at an entity of kind k, under its lock; k 0 is a host,
-// under no lock. If no module of the host serves the kind any more, or if users logged in at what
-// is a service host now, ev is answered with an error.
+// runEntityChain runs the chain of ev at an entity of kind k, under its lock; k 0 is a host, under no lock.
+// An answer to a request of the entity itself goes to that (ask.go). If no module of the host serves the
+// kind any more, or if users logged in at what is a service host now, ev is answered with an error.
 func runEntityChain(l *LoopRouter, h *Hooks, k KindID, ev *Stanza) {
+	if answersEntity(l, ev) {
+		return
+	}
 	c := &h.Chains
 	if k == KindAccount && ev.Host.service {
 		ev.FailAbsent()
@@ -285,7 +294,7 @@ func runEntityChain(l *LoopRouter, h *Hooks, k KindID, ev *Stanza) {
 	}
 	at := c.chainFor(ev)
 	if len(at.recordHooks) > 0 && k != 0 {
-		runRecorded(l, c, at, ev)
+		runRecorded(c, at, ev)
 	} else {
 		runChain(c, at, ev)
 	}
@@ -464,14 +473,10 @@ func (e mailbox) processItem(l *LoopRouter, env *envelope, err error) {
 	}
 }
 
-// runRecorded runs the chain at, and then its hooks of phase Record, whatever the verdict was. If
-// the store is known to be full a message is refused before anything is delivered, because it
-// could not be recorded.
-func runRecorded(l *LoopRouter, c *Chains, at *Chain[StanzaFunc], ev *Stanza) {
-	if ev.Kind == stanza.Message && ev.Type != stanza.TypeError && l.router.Committer.Full() {
-		ev.Fail(stanza.ResourceConstraint)
-		return
-	}
+// runRecorded runs the chain at, and then its hooks of phase Record, whatever the verdict was. A module that
+// has to record a stanza refuses it in an earlier phase if it knows that it can't, before anything is
+// delivered.
+func runRecorded(c *Chains, at *Chain[StanzaFunc], ev *Stanza) {
 	ev.recorded = true
 	runChain(c, at, ev)
 	for i := range at.recordHooks {
@@ -485,7 +490,8 @@ func runRecorded(l *LoopRouter, c *Chains, at *Chain[StanzaFunc], ev *Stanza) {
 func (l *LoopRouter) Deliver(to *Session, ev *Stanza) bool {
 	l.scratch = ev.Append(l.scratch[:0])
 	ok, congested, refused := to.deliverOutbound(OutboundStanza{Bytes: l.scratch, Kind: ev.Kind,
-		From: ev.From, To: ev.To, deliveries: &ev.deliveries})
+		From: ev.From, To: ev.To, Number: ev.Number, Archived: ev.Archived,
+		deliveries: &ev.deliveries})
 	switch {
 	case ok:
 		l.stats.Out[ev.Kind]++
@@ -503,6 +509,28 @@ func (l *LoopRouter) Deliver(to *Session, ev *Stanza) bool {
 	}
 	if cap(l.scratch) > 64<<10 {
 		l.scratch = nil
+	}
+	return ok
+}
+
+// DeliverCopy sends s el, a message around the content of ev. s is a session of the locked account that has
+// not got ev itself: a carbon copy (XEP-0280). The bytes el[from:to] are that content, as one element. If the
+// session ends before its client has the copy, and no other session has ev, the content is routed again. It
+// returns true if the session took el. el is copied. In phase [Record].
+func DeliverCopy(s *Session, ev *Stanza, el []byte, from, to int) bool {
+	l := ev.loopRouter
+	ok, congested, _ := s.deliverOutbound(OutboundStanza{Bytes: el, Kind: ev.Kind, From: ev.From, To: ev.To,
+		Number: ev.Number, Archived: ev.Archived,
+		copyFrom: int32(from), copyTo: int32(to), deliveries: &ev.deliveries})
+	if ok {
+		l.stats.Out[ev.Kind]++
+		if ev.deliveredCount++; ev.deliveries != nil {
+			ev.deliveries.n = int(ev.deliveredCount)
+		}
+		ev.deliveredTo = append(ev.deliveredTo, s)
+	}
+	if congested {
+		l.congestedBytes += len(el)
 	}
 	return ok
 }

@@ -2,6 +2,7 @@ package session
 
 import (
 	"hash/maphash"
+	"io"
 	"log/slog"
 	"maps"
 	"sync"
@@ -29,13 +30,24 @@ type Router struct {
 
 	// StreamID makes the id of a stream header: unpredictable, 128 bits (RFC 6120 section 4.7.3).
 	StreamID func() string
+	// Random gives the bytes of the ids of the server's own requests ([LoopRouter.Ask]). Loops read it at the
+	// same time, and it must not block.
+	Random io.Reader
+	// AskID makes the id of a request of the server itself ([LoopRouter.Ask]). Nil: 96 random bits. A test
+	// sets it, so that its requests have the same ids every time; they begin with ask- as well. Any goroutine
+	// calls it.
+	AskID func() string
 
 	loopRouters   []*LoopRouter // by index of the loop; set by Start
 	limitsInForce atomic.Pointer[limitSet]
 	streams       atomic.Uint64 // the id of the newest stream
+	asks          atomic.Int64  // requests of entities and hosts that have no answer yet: see ask.go
+	hostAsks      hostAsks
 	// refused has a *atomic.Uint64 for each limit name: connections that were refused before they had a
 	// loop. The names are a fixed set.
 	refused sync.Map
+
+	Counters // of the modules
 }
 
 // Tick returns the time on the reactor's clock, in ticks of 100 ms.
@@ -129,6 +141,7 @@ type LoopRouter struct {
 	interned   [internedElements][]byte // see Intern
 	recipients Recipients               // see TempRecipients
 	appender   xmlstream.Appender       // see Appender
+	forwarder  xmlstream.Appender       // for [Stanza.AppendForwarded], which is called while appender is in use
 	scratch    []byte                   // the bytes of a delivery; the next one overwrites it
 	// origin and originLoopNumber are those of the stanza that is processed. What its hooks send has them too.
 	origin           Origin
@@ -141,6 +154,15 @@ type LoopRouter struct {
 	sweepAt       int       // the shard that was swept last
 	swept         []*Entity // scratch memory of a sweep
 	sweepTimer    reactor.Timer
+	askBytes      []byte // random bytes for the ids of requests, read ahead: see newAskID
+}
+
+// A hostAsks has the requests of hosts that have no answer yet, by id. Any goroutine uses it.
+type hostAsks struct {
+	mu     sync.Mutex // guards the fields below
+	byID   map[string]*pendingAsk
+	byHost map[*Host]int // how many each host has
+	n      atomic.Int32  // how many there are, so that most answers need no lock
 }
 
 // Bounds of the elements that sessions share in memory (LoopRouter.Intern): much presence is the same, as
@@ -180,6 +202,10 @@ type Stats struct {
 	InboxFull           uint64                       // stanzas refused because an inbox was full
 	Loads               uint64                       // loads of resident sets
 	Panics              uint64                       // panics that a boundary has handled
+	Asked               uint64                       // requests that the server itself has sent (Ask)
+	Answered            uint64                       // of those, how many got their answer
+	AskTimeouts         uint64                       // of those, how many did not
+	StrayAnswers        uint64                       // answers that no request waits for: see ask.go
 	Limits              map[string]uint64            // limits hit, by name; a fixed set
 }
 
@@ -200,6 +226,8 @@ func (s *Stats) Add(o *Stats) {
 	s.Streams, s.StreamsEnd = s.Streams+o.Streams, s.StreamsEnd+o.StreamsEnd
 	s.Mailed, s.Inboxed, s.InboxFull = s.Mailed+o.Mailed, s.Inboxed+o.Inboxed, s.InboxFull+o.InboxFull
 	s.Loads, s.Panics = s.Loads+o.Loads, s.Panics+o.Panics
+	s.Asked, s.Answered = s.Asked+o.Asked, s.Answered+o.Answered
+	s.AskTimeouts, s.StrayAnswers = s.AskTimeouts+o.AskTimeouts, s.StrayAnswers+o.StrayAnswers
 	for k, n := range o.StreamErrors {
 		s.StreamErrors[k] += n
 	}
@@ -285,18 +313,22 @@ type commitWaiterList struct {
 	l          *LoopRouter
 	waiters    []commitWaiter // in the order of add, which is nearly that of their tickets
 	settleFunc func()         // settleAll, made once because it is posted often
+	buffers    [][]byte       // buffers for stored stanzas that are not in use
 }
 
 // A commitWaiter is a callback for the ticket of a batch: the answer to a stanza (ev and then), or callback
-// alone. With entity and neither of them it only invalidates the entity after a failure.
+// alone. With entity and neither of them it only invalidates the entity after a failure, and with the bytes
+// of stored it answers that stanza with an error.
 type commitWaiter struct {
 	ticket         Ticket
 	creationTicket Ticket  // of the batch that creates entity: if it fails, so does this commit
+	senderTicket   Ticket  // of stored: see Stanza.senderTicket
 	ev             *Stanza // a copy
 	entity         *Entity
 	st             *Stream // parked until the ticket is settled; nil: none
 	then           func(ev *Stanza, err error) Verdict
 	callback       func(err error)
+	stored         envelope // the stanza that a failure is answered to; its bytes are of the list's buffers
 }
 
 // An ackWindow has the stanzas of one tracked stream that are not settled: see Stream.Track.

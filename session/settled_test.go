@@ -127,7 +127,7 @@ func recorded(t *testing.T, s *sessiontest.Server, bare string) (got []string) {
 }
 
 // The outcome of a message is stored once, with the message itself if that is stored: in one
-// batch.
+// batch. Its sender's archive has another.
 func TestRecord(t *testing.T) {
 	s := tracked(t, sessiontest.Options{})
 	romeo, juliet := s.Login("romeo", "romeo@localhost/orchard"), s.Login("juliet", "juliet@localhost/balcony")
@@ -139,7 +139,7 @@ func TestRecord(t *testing.T) {
 	before := s.DB.Last()
 	romeo.Send("<message to='juliet@localhost' type='chat'><body>two</body></message>")
 	s.Settle()
-	if n := s.DB.Last() - before; n != 1 {
+	if n := s.DB.Last() - before; n != 2 {
 		t.Errorf("%d batches for one message", n)
 	}
 	romeo.Send("<message to='juliet@localhost/none' type='groupchat'><body>three</body></message>")
@@ -159,7 +159,7 @@ func TestRecordWithoutRoom(t *testing.T) {
 	juliet.Send("<presence/>")
 	s.Settle()
 	juliet.Received()
-	s.Router.Committer = fullStore{s.Router.Committer}
+	s.SetFull(true)
 	romeo.Send("<message to='juliet@localhost' id='m' type='chat'><body>one</body></message>")
 	s.Settle()
 	if got := romeo.Received(); !strings.Contains(got, "id='m'") ||
@@ -173,11 +173,6 @@ func TestRecordWithoutRoom(t *testing.T) {
 
 // committer is a [session.Committer] to be embedded.
 type committer = session.Committer
-
-// A fullStore is one that is known to be full.
-type fullStore struct{ committer }
-
-func (fullStore) Full() bool { return true }
 
 // A stream has a bounded number of unsettled stanzas: at the bound nothing is read from its
 // client until some are settled.

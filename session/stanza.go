@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"hash/maphash"
 
+	"canto/session/handling"
 	"canto/session/jid"
 	"canto/session/stanza"
+	"canto/session/stanzaid"
 	"canto/xmlstream"
 )
 
@@ -33,6 +35,16 @@ type Stanza struct {
 	Target     Target            // what kind of address To is
 	PrePending bool              // it comes straight from a client of ours; the Pre chain has not run yet
 	Hops       uint8             // how often a hook has sent it on: see maxHops
+	// Number is the place of a message in the order of what Entity, an account, has sent and got; 0 if it has
+	// none. A hook of phase Archive sets it for messages that may be stored. A message that is routed again, as
+	// its session has ended before the client had it, has it already.
+	Number stanzaid.ID
+	// Again: the message is routed again, see Number. What was stored of it is stored already.
+	Again bool
+	// Archived: the message is in the archive of Entity under its Number. A hook of phase Archive sets it.
+	Archived bool
+	// Pushed: the push services of Entity are told that the message waits. A hook of phase Record sets it.
+	Pushed bool
 
 	lang             string // xml:lang of the sender's stream, for a stanza without one
 	loopRouter       *LoopRouter
@@ -45,6 +57,7 @@ type Stanza struct {
 	noTo             bool   // it was sent without 'to'
 	form             envelopeForm
 	rewritten        bool // Element was made by Replace, and must be released
+	decided          bool // handling is set
 	noReply          bool // its sender has an answer already: others are dropped
 	unprocessed      bool // it is refused before an entity has processed it: see sendReply
 	failed           bool // FailWith was called
@@ -57,7 +70,10 @@ type Stanza struct {
 	successor      *Stanza // a copy that is kept, and that settles the origin instead
 	lastWrite      Ticket  // the last ticket of what it has made entities store
 	creationTicket Ticket  // of the batch that creates the entity with lastWrite, while that may fail
+	senderTicket   Ticket  // of what its sender's account has stored of it; a failure is answered where ev ends
 	batch          any     // see Batch
+
+	handling handling.Handling // see Handling
 
 	deliveredTo    []*Session     // sessions that took it, if recorded
 	deliveries     *deliveryCount // shared with the queues of sessions
@@ -69,7 +85,7 @@ type Stanza struct {
 func (ev *Stanza) Clone() *Stanza {
 	k := *ev
 	k.Element, k.rewritten, k.settlesOrigin, k.successor = ev.Element.Clone(), false, false, nil
-	k.batch, k.deliveredTo, k.deliveries = nil, nil, nil
+	k.batch, k.deliveredTo, k.deliveries, k.senderTicket = nil, nil, nil, 0
 	k.extra = append([]byte(nil), ev.extra...)
 	return &k
 }
@@ -90,8 +106,17 @@ func (ev *Stanza) Replace(el []byte) error {
 	if ev.rewritten {
 		ev.loopRouter.Parser.Release(ev.Element)
 	}
-	ev.Element, ev.rewritten = e, true
+	ev.Element, ev.rewritten, ev.decided = e, true, false
 	return nil
+}
+
+// Handling returns what is to be done with ev, a message: whether it is archived, copied, kept and pushed. It
+// is decided at the first call. Under the lock.
+func (ev *Stanza) Handling() handling.Handling {
+	if !ev.decided {
+		ev.handling, ev.decided = handling.Of(ev.Type, ev.Element), true
+	}
+	return ev.handling
 }
 
 // Entity returns the locked entity: the sender's account in a Pre chain, later the
@@ -202,8 +227,36 @@ func (ev *Stanza) Append(dst []byte) []byte {
 	if len(ev.extra) == 0 {
 		return dst
 	}
-	return addChildren(dst, start, ev.extra)
+	return AddChildren(dst, start, ev.extra)
 }
+
+// AppendForwarded appends the bytes of ev as the child of a <forwarded/> element (XEP-0297): like
+// [Stanza.Append], but without the elements of [Stanza.Add], and with the namespace of the element declared
+// on it, so that it means the same at any place. For rows of an archive and for copies.
+func AppendForwarded(dst []byte, ev *Stanza) []byte {
+	l := ev.loopRouter
+	a := l.forwarder.Reset(xmlstream.Streamed)
+	a.Open(forwardedName)
+	from := xmlstream.Attr{Name: stanza.AttrFrom, Value: ev.From.String()}
+	to := xmlstream.Attr{Name: stanza.AttrTo, Value: ev.To.String()}
+	if _, has := ev.Element.Attr(stanza.AttrLang); ev.lang != "" && !has {
+		a.Raw(ev.Element, from, to, xmlstream.Attr{Name: stanza.AttrLang, Value: ev.lang})
+	} else {
+		a.Raw(ev.Element, from, to)
+	}
+	dst = append(dst, a.B[len(forwardedTag):]...)
+	if cap(a.B) > 64<<10 {
+		a.B = nil
+	}
+	return dst
+}
+
+// forwardedName is the element around a forwarded stanza, and forwardedTag its start tag as an Appender
+// writes it.
+var (
+	forwardedName = xmlstream.N("urn:xmpp:forward:0", "forwarded")
+	forwardedTag  = "<forwarded xmlns='urn:xmpp:forward:0'>"
+)
 
 // AppendForStorage appends the bytes of ev to be kept: as it was sent, but with the xml:lang of
 // the sender's stream if it has none (RFC 6120 section 8.1.5).
@@ -218,12 +271,13 @@ func (ev *Stanza) AppendForStorage(dst []byte) []byte {
 // children.
 func AppendChildren(dst, el, extra []byte) []byte {
 	start := len(dst)
-	return addChildren(append(dst, el...), start, extra)
+	return AddChildren(append(dst, el...), start, extra)
 }
 
-// addChildren inserts extra after the children of the element that dst[start:] is. An
-// empty-element tag becomes a start tag and an end tag.
-func addChildren(dst []byte, start int, extra []byte) []byte {
+// AddChildren inserts the elements in extra after the children of the element that dst[start:] is, and
+// returns dst. An empty-element tag becomes a start tag and an end tag. extra may be a part of dst before
+// start.
+func AddChildren(dst []byte, start int, extra []byte) []byte {
 	if bytes.HasSuffix(dst, []byte("/>")) {
 		name := dst[start+1:]
 		if i := bytes.IndexAny(name, " \t\r\n/>"); i >= 0 {
@@ -285,6 +339,8 @@ func (env *envelope) fillStanza(l *LoopRouter, ev *Stanza, e xmlstream.Element) 
 	ev.loopRouter, ev.Element, ev.From, ev.To, ev.Hops = l, e, env.from, env.to, env.hops
 	ev.lang, ev.noTo, ev.Target, ev.form = env.lang, env.noTo, env.target, env.form
 	ev.origin, ev.originLoopNumber, ev.PrePending = env.origin, env.originLoopNumber, env.prePending
+	ev.Number, ev.Archived, ev.Again = env.number, env.archived, env.number != 0
+	ev.senderTicket = env.senderTicket
 	ev.settlesOrigin, ev.lastWrite, ev.creationTicket, ev.unprocessed = env.settlesOrigin, env.lastWrite,
 		env.creationTicket, env.unprocessed
 	if ev.Kind = env.kind; env.form != formStanza {
@@ -299,19 +355,25 @@ func (env *envelope) fillStanza(l *LoopRouter, ev *Stanza, e xmlstream.Element) 
 
 // seal makes an envelope of ev, with bytes of its own: for an inbox or a job.
 func seal(ev *Stanza) envelope {
-	env := envelope{from: ev.From, to: ev.To, kind: ev.Kind, target: ev.Target, hops: ev.Hops, lang: ev.lang,
-		noTo: ev.noTo, prePending: ev.PrePending, form: ev.form,
-		origin: ev.origin, originLoopNumber: ev.originLoopNumber, settlesOrigin: ev.settlesOrigin,
-		lastWrite: ev.lastWrite, creationTicket: ev.creationTicket}
+	env := valuesOf(ev)
 	if ev.form != formStanza {
 		env.bytes = append([]byte(nil), ev.raw...)
 		return env
 	}
 	env.bytes = ev.Element.Append(nil, xmlstream.Streamed)
 	if len(ev.extra) > 0 {
-		env.bytes = addChildren(env.bytes, 0, ev.extra)
+		env.bytes = AddChildren(env.bytes, 0, ev.extra)
 	}
 	return env
+}
+
+// valuesOf returns an envelope of ev without its bytes.
+func valuesOf(ev *Stanza) envelope {
+	return envelope{from: ev.From, to: ev.To, kind: ev.Kind, target: ev.Target, hops: ev.Hops, lang: ev.lang,
+		noTo: ev.noTo, prePending: ev.PrePending, form: ev.form, number: ev.Number, archived: ev.Archived,
+		senderTicket: ev.senderTicket,
+		origin:       ev.origin, originLoopNumber: ev.originLoopNumber, settlesOrigin: ev.settlesOrigin,
+		lastWrite: ev.lastWrite, creationTicket: ev.creationTicket}
 }
 
 // A deliveryCount counts the sessions of one account that took one message: those that sent it to their

@@ -280,10 +280,10 @@ func tiles(r *result.Run) []tile {
 		workers = fmt.Sprintf("by %d processes", r.Workers)
 	}
 	t := []tile{{Name: "Sessions", Value: count(r.Sessions), About: "bound at a time, " + workers}}
-	var lost, again, swapped, failed, late, done uint64
+	var lost, again, swapped, failed, wrong, late, done uint64
 	for _, s := range r.Steps {
 		lost, again, swapped, failed = lost+s.Lost, again+s.Duplicated, swapped+s.Reordered, failed+s.Failed
-		late, done = late+s.Late, done+s.Done
+		wrong, late, done = wrong+s.Wrong, late+s.Late, done+s.Done
 	}
 	if s, ok := mainStep(r); ok {
 		of := Clean(s.Phase + " · " + s.Name)
@@ -315,8 +315,10 @@ func tiles(r *result.Run) []tile {
 			share = digits(100*float64(late)/float64(done)) + " %"
 		}
 		t = append(t,
-			tile{Name: "Lost", Value: count(lost), About: fmt.Sprintf("%s twice · %s out of order · %s failed",
-				count(again), count(swapped), count(failed)), Bad: lost+again+swapped+failed > 0},
+			tile{Name: "Lost", Value: count(lost),
+				About: fmt.Sprintf("%s twice · %s out of order · %s failed · %s wrong", count(again), count(swapped),
+					count(failed), count(wrong)),
+				Bad: lost+again+swapped+failed+wrong > 0},
 			tile{Name: "Late", Value: share, About: fmt.Sprintf("%s of %s, all steps", count(late), count(done))})
 	}
 	return t

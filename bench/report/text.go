@@ -33,11 +33,12 @@ func Text(w io.Writer, r *result.Run) error {
 	}
 	if len(r.Steps) > 0 {
 		t := table{left: 2, rows: [][]string{{"phase", "step", "done/s", "p50", "p99", "p99.9", "max", "lost",
-			"twice", "swapped", "failed", "late"}}}
+			"twice", "swapped", "failed", "wrong", "late"}}}
 		for _, s := range r.Steps {
 			row := newStepRow(r, s)
 			t.rows = append(t.rows, []string{Clean(s.Phase), Clean(s.Name), row.Rate, row.P50, row.P99, row.P999,
-				row.Max, count(s.Lost), count(s.Duplicated), count(s.Reordered), count(s.Failed), row.LateShare})
+				row.Max, count(s.Lost), count(s.Duplicated), count(s.Reordered), count(s.Failed),
+				count(s.Wrong), row.LateShare})
 		}
 		b.WriteString("\n" + t.String())
 	}

@@ -92,7 +92,7 @@ type Tool struct {
 // A Phase is one stretch of a run.
 type Phase struct {
 	Name string `json:"name"` // Name is unique in a run.
-	// Kind is one of bench's: ramp, hold, storm, befriend, join, settle, drain.
+	// Kind is one of bench's: ramp, hold, storm, befriend, join, carbons, push, fill, settle, drain.
 	Kind     string  `json:"kind"`
 	From     float64 `json:"from"`     // From and To are seconds since Run.Began.
 	To       float64 `json:"to"`       // To: see From.
@@ -128,7 +128,10 @@ type Step struct {
 	Reordered uint64 `json:"reordered"`
 	// Failed are deliveries that were answered by an error, or could not be sent.
 	Failed uint64 `json:"failed"`
-	Late   uint64 `json:"late"` // Late are deliveries that took longer than LateAfter.
+	// Wrong are stanzas that came and are not as they must be: a copy for another session, a page with a
+	// hole. A page counts as Done, too, and a copy does not.
+	Wrong uint64 `json:"wrong,omitempty"`
+	Late  uint64 `json:"late"` // Late are deliveries that took longer than LateAfter.
 	// Unsent are operations that were due in the phase and were not sent: the rate was beyond the
 	// client.
 	Unsent    uint64     `json:"unsent"`

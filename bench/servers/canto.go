@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
+	"regexp"
 	"strconv"
 	"strings"
 )
@@ -15,6 +17,9 @@ type canto struct{}
 
 func (canto) options() map[string][]string {
 	return map[string][]string{
+		"archive":  {"off", "on"}, // of messages, for all; off by default, as the others have none
+		"carbons":  {"on", "off"},
+		"push":     {"off", "on"},
 		"register": {"off", "on"},
 		"memory":   {}, // "2GiB": where the collector begins to work harder
 		"rate":     {}, // "10KiB/s, burst 20KiB": what a stream may send
@@ -42,14 +47,43 @@ func (canto) find(ctx context.Context, p *launch) error {
 	}
 	p.server.Software = "Canto"
 	p.server.Version = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(out), "canto "))
+	// Of an older Canto some modules are unknown, and naming them would be refused.
+	out, err = output(ctx, nil, nil, nil, p.Program, "modules", "--config", os.DevNull, "--data",
+		p.file("data"))
+	if err != nil {
+		return fmt.Errorf("its modules can't be listed: %w: build it again: go build canto/cmd/canto", err)
+	}
+	p.found["modules"] = out
 	return nil
 }
 
-func (canto) configure(p *launch) error {
-	var modules []string
-	if p.option("register") == "on" {
-		modules = append(modules, "+register")
+// moduleLine finds a module in what canto modules prints: its state, and its name.
+var moduleLine = regexp.MustCompile(`(?m)^  (loaded|off|skipped) +([a-z0-9]+) `)
+
+// switchable are the modules that options turn on and off, by option.
+var switchable = []struct{ option, module string }{
+	{"register", "register"}, {"archive", "archive"}, {"carbons", "carbons"}, {"push", "push"}}
+
+// switches returns what the configuration says of the switchable modules: those that the program has, and
+// whose option differs from the program's default.
+func (canto) switches(p *launch) (modules []string) {
+	state := make(map[string]string)
+	for _, m := range moduleLine.FindAllStringSubmatch(p.found["modules"], -1) {
+		state[m[2]] = m[1]
 	}
+	for _, s := range switchable {
+		switch on := p.option(s.option) == "on"; {
+		case on && state[s.module] == "off":
+			modules = append(modules, "+"+s.module)
+		case !on && state[s.module] == "loaded":
+			modules = append(modules, "-"+s.module)
+		}
+	}
+	return modules
+}
+
+func (c canto) configure(p *launch) error {
+	modules := c.switches(p)
 	for _, m := range strings.Fields(p.option("modules")) {
 		modules = append(modules, m)
 	}

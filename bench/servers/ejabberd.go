@@ -24,6 +24,8 @@ func (ejabberd) options() map[string][]string {
 	return map[string][]string{
 		"scram":    {"SHA-1", "SHA-256", "SHA-512"}, // ejabberd keeps one hash of a password
 		"archive":  {"off", "asked", "on"},          // of messages: none, for users who ask for it, for all
+		"carbons":  {"on", "off"},
+		"push":     {"off", "on"}, // XEP-0357
 		"register": {"off", "on"},
 		"busywait": {"off", "on"}, // whether idle schedulers spin, as the emulator is shipped
 	}

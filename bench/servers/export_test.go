@@ -75,11 +75,11 @@ func TestConfigurations(t *testing.T) {
 			map[string]string{"modules": `"+register", "-version"`}},
 		{"prosody.cfg.lua", "prosody", "prosody.cfg.lua.tmpl", nil, map[string]string{"modules": "", "root": "on"}},
 		{"prosody-all.cfg.lua", "prosody", "prosody.cfg.lua.tmpl",
-			map[string]string{"register": "on", "archive": "on", "sasl2": "on", "gc": "incremental",
-				"scram": "SHA-256"}, map[string]string{"modules": `"vcard4";`, "root": ""}},
+			map[string]string{"register": "on", "archive": "on", "push": "on", "sasl2": "on",
+				"gc": "incremental", "scram": "SHA-256"}, map[string]string{"modules": `"vcard4";`, "root": ""}},
 		{"ejabberd.yml", "ejabberd", "ejabberd.yml.tmpl", nil, map[string]string{"hash": "sha"}},
 		{"ejabberd-all.yml", "ejabberd", "ejabberd.yml.tmpl",
-			map[string]string{"register": "on", "archive": "on", "scram": "SHA-512"},
+			map[string]string{"register": "on", "archive": "on", "push": "on", "scram": "SHA-512"},
 			map[string]string{"hash": "sha512"}},
 	} {
 		t.Run(tt.golden, func(t *testing.T) {
@@ -102,7 +102,12 @@ func TestConfigure(t *testing.T) {
 	}{
 		{"canto", map[string]string{"roster": "10000"}, "[module.roster]\nmax_items = 10000\n\n[host."},
 		{"canto", map[string]string{"register": "on", "modules": "-version -vcard"},
-			`modules     = ["+register", "-version", "-vcard"]`},
+			`modules     = ["+register", "-archive", "+carbons", "-version", "-vcard"]`},
+		{"canto", nil, `modules     = ["-archive", "+carbons"]`},
+		{"prosody", map[string]string{"carbons": "off"}, "\t\"smacks\"; \"csi\";\n"},
+		{"prosody", nil, "\t\"carbons\"; \"smacks\"; \"csi\";\n"},
+		{"ejabberd", map[string]string{"carbons": "off"}, "  mod_caps: {}\n  mod_client_state: {}\n"},
+		{"ejabberd", map[string]string{"push": "on"}, "  mod_push: {}\n"},
 		{"prosody", map[string]string{"modules": "vcard4 csi_simple"}, "\t\"vcard4\"; \"csi_simple\";\n"},
 		{"prosody", map[string]string{"archive": "asked"}, "default_archive_policy = false\n"},
 		{"ejabberd", map[string]string{"archive": "asked"}, "    default: never\n"},
@@ -110,11 +115,41 @@ func TestConfigure(t *testing.T) {
 	} {
 		k, p := testPlan(t, tt.kind, tt.options)
 		p.Dir = t.TempDir()
+		p.found["modules"] = cantoModules
 		if err := k.configure(p); err != nil {
 			t.Fatal(err)
 		}
 		if !strings.Contains(p.server.Config, tt.want) {
 			t.Errorf("%s: no %q in\n%s", tt.kind, tt.want, p.server.Config)
+		}
+	}
+}
+
+// cantoModules is a part of what a Canto says of its modules; push is unknown to it.
+const cantoModules = `host localhost
+  loaded   starttls       RFC 6120 section 5                 upgrades connections to TLS
+             covers: all, as the receiving entity
+  loaded   archive        XEP-0313 1.1.3                     keeps messages
+  off      carbons        XEP-0280 1.0.1                     copies messages; off by default
+  off      register       XEP-0077 2.4                       lets people make accounts; off by default
+`
+
+// The modules of options are switched where the program's default differs, and where it has them.
+func TestCantoSwitches(t *testing.T) {
+	for _, tt := range []struct {
+		options map[string]string
+		modules string
+		want    string
+	}{
+		{nil, cantoModules, "-archive +carbons"},
+		{map[string]string{"archive": "on", "carbons": "off"}, cantoModules, ""},
+		{map[string]string{"archive": "on", "push": "on", "register": "on"}, cantoModules, "+register +carbons"},
+		{map[string]string{"archive": "on", "push": "on"}, "", ""},
+	} {
+		_, p := testPlan(t, "canto", tt.options)
+		p.found["modules"] = tt.modules
+		if got := strings.Join((canto{}).switches(p), " "); got != tt.want {
+			t.Errorf("%v: %q, not %q", tt.options, got, tt.want)
 		}
 	}
 }

@@ -44,6 +44,9 @@ func fake(mode string) {
 	case "version":
 		fmt.Println("canto 9.9")
 		return
+	case "modules":
+		fmt.Print(cantoModules)
+		return
 	case "user":
 		lines, _ := io.ReadAll(os.Stdin)
 		os.WriteFile(filepath.Join(filepath.Dir(after("--config")), "imported"), lines, 0o600)

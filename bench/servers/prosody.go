@@ -23,6 +23,8 @@ func (prosody) options() map[string][]string {
 		// of messages: none, for users who ask for it, for all
 		"archive":  {"off", "asked", "on"},
 		"register": {"off", "on"},
+		"carbons":  {"on", "off"},
+		"push":     {"off", "on"}, // XEP-0357, by the community's module
 		"sasl2":    {"off", "on"}, // SASL2, Bind2 and FAST, by the community's modules
 		"modules":  {},            // more of them: "csi_simple vcard4"
 	}
@@ -49,9 +51,13 @@ func (prosody) find(ctx context.Context, p *launch) error {
 	}
 	p.Program = program
 	p.server.Software, p.server.Version = "Prosody", packageVersion(ctx, "prosody", program)
-	if p.option("sasl2") == "on" {
-		if _, err := os.Stat(communityModules + "/mod_sasl2"); err != nil {
-			return fmt.Errorf("no module for SASL2: %w: apt install prosody-modules", err)
+	for _, m := range []struct{ option, module, what string }{{"sasl2", "mod_sasl2", "SASL2"},
+		{"push", "mod_cloud_notify", "pushes"}} {
+		if p.option(m.option) != "on" {
+			continue
+		}
+		if _, err := os.Stat(communityModules + "/" + m.module); err != nil {
+			return fmt.Errorf("no module for %s: %w: apt install prosody-modules", m.what, err)
 		}
 	}
 	return nil

@@ -165,7 +165,7 @@ func TestStartErrors(t *testing.T) {
 		{"unknown kind", "ok", change(func(c *Config) { c.Kind = "jabberd" }),
 			[]string{`no server "jabberd"`, "canto, prosody, ejabberd"}},
 		{"unknown option", "ok", change(func(c *Config) { c.Options = map[string]string{"rooms": "on"} }),
-			[]string{`no option "rooms"`, "memory, modules, rate, register"}},
+			[]string{`no option "rooms"`, "archive, carbons, memory, modules, push, rate, register"}},
 		{"bad option", "ok", change(func(c *Config) { c.Options = map[string]string{"register": "yes"} }),
 			[]string{`register can't be "yes"`, "off, on"}},
 		{"no program", "ok", change(func(c *Config) { c.Program = "" }), []string{"go build canto/cmd/canto"}},

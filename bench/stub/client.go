@@ -42,6 +42,7 @@ type client struct {
 	available xmlstream.Element
 	directed  map[string]bool
 	joined    map[*room]string
+	carbons   bool // it has turned them on
 
 	qmu    sync.Mutex // guards queue, queued and ending
 	queue  []delivery

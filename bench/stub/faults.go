@@ -15,6 +15,17 @@ type faults struct {
 	drop, duplicate, reorder every
 	messageErrors, iqErrors  every
 	approvals                every
+	dropCarbons              every
+	duplicateCarbons         every
+	forgeCarbons             every
+	echoCarbons              every
+	refuseCarbons            every
+	dropKept, duplicateKept  every
+	dropPushes               every
+	duplicatePushes          every
+	misdirectPushes          every
+	dropRows, duplicateRows  every
+	swapRows, skipRows       every
 	condition                string
 	delay                    time.Duration
 	refuse                   string
@@ -63,6 +74,49 @@ func (f *Faults) Delay(d time.Duration) { f.set(func(x *faults) { x.delay = d })
 func (f *Faults) ErrorEvery(n int, condition string) {
 	f.set(func(x *faults) { x.messageErrors, x.iqErrors, x.condition = every{n: n}, every{n: n}, condition })
 }
+
+// DropCarbons loses every n-th carbon.
+func (f *Faults) DropCarbons(n int) { f.set(func(x *faults) { x.dropCarbons = every{n: n} }) }
+
+// DuplicateCarbons sends every n-th carbon twice.
+func (f *Faults) DuplicateCarbons(n int) { f.set(func(x *faults) { x.duplicateCarbons = every{n: n} }) }
+
+// ForgeCarbons sends every n-th carbon from another account than that which it is for.
+func (f *Faults) ForgeCarbons(n int) { f.set(func(x *faults) { x.forgeCarbons = every{n: n} }) }
+
+// EchoCarbons also sends a carbon of every n-th message to the session that has sent it.
+func (f *Faults) EchoCarbons(n int) { f.set(func(x *faults) { x.echoCarbons = every{n: n} }) }
+
+// RefuseCarbons answers every n-th request to turn carbons on with resource-constraint.
+func (f *Faults) RefuseCarbons(n int) { f.set(func(x *faults) { x.refuseCarbons = every{n: n} }) }
+
+// DropKept loses every n-th message that is kept for an account without a session.
+func (f *Faults) DropKept(n int) { f.set(func(x *faults) { x.dropKept = every{n: n} }) }
+
+// DuplicateKept delivers every n-th message that was kept twice.
+func (f *Faults) DuplicateKept(n int) { f.set(func(x *faults) { x.duplicateKept = every{n: n} }) }
+
+// DropPushes loses every n-th push.
+func (f *Faults) DropPushes(n int) { f.set(func(x *faults) { x.dropPushes = every{n: n} }) }
+
+// DuplicatePushes sends every n-th push twice.
+func (f *Faults) DuplicatePushes(n int) { f.set(func(x *faults) { x.duplicatePushes = every{n: n} }) }
+
+// MisdirectPushes sends every n-th push with a node that was not registered.
+func (f *Faults) MisdirectPushes(n int) { f.set(func(x *faults) { x.misdirectPushes = every{n: n} }) }
+
+// DropRows leaves a row out of the middle of every n-th page of an archive.
+func (f *Faults) DropRows(n int) { f.set(func(x *faults) { x.dropRows = every{n: n} }) }
+
+// DuplicateRows sends a row in the middle of every n-th page twice.
+func (f *Faults) DuplicateRows(n int) { f.set(func(x *faults) { x.duplicateRows = every{n: n} }) }
+
+// SwapRows exchanges two rows in the middle of every n-th page.
+func (f *Faults) SwapRows(n int) { f.set(func(x *faults) { x.swapRows = every{n: n} }) }
+
+// SkipRows names the row before the first one of every n-th page as the first one: pages that are read
+// backwards lack it.
+func (f *Faults) SkipRows(n int) { f.set(func(x *faults) { x.skipRows = every{n: n} }) }
 
 // RefuseApprovals answers every n-th presence of type subscribed with resource-constraint, as if its sender's
 // roster were full, and does nothing else with it.

@@ -13,6 +13,7 @@ import (
 
 var (
 	rosterItem = xmlstream.N(xmpp.NSRoster, "item")
+	bodyName   = xmlstream.N(stanza.NSClient, "body")
 )
 
 // iq answers a request, or passes an IQ on to the session it is for.
@@ -34,6 +35,9 @@ func (s *Server) iq(c *client, to jid.JID, e xmlstream.Element) {
 			s.bounce(c, e, "service-unavailable")
 		}
 		return
+	}
+	if kind == "result" && strings.HasPrefix(attr(e, stanza.AttrID), "app") {
+		s.stats.AnsweredPushes++
 	}
 	child, ok := e.First()
 	if !request || !ok {
@@ -84,6 +88,14 @@ func (s *Server) answer(c *client, to jid.JID, kind string, e xmlstream.Element)
 			delete(s.accounts, c.user)
 			return "", ""
 		}
+	case xmpp.NSPush:
+		if !get {
+			return "", s.setPush(c, e)
+		}
+	case xmpp.NSCarbons:
+		if !get {
+			return "", s.setCarbons(c, e)
+		}
 	case xmpp.NSMAM:
 		if !get {
 			return s.archive(c, e)
@@ -95,13 +107,16 @@ func (s *Server) answer(c *client, to jid.JID, kind string, e xmlstream.Element)
 // info is the answer to disco#info of the server, the rooms or an account.
 func (s *Server) info(to jid.JID) string {
 	category, kind, features := "server", "im", []string{xmpp.NSDiscoInfo, xmpp.NSDiscoItems, xmpp.NSPing,
-		xmpp.NSVersion, xmpp.NSRegister}
+		xmpp.NSVersion, xmpp.NSRegister, xmpp.NSCarbons}
 	switch {
 	case s.isRoom(to):
 		category, kind, features = "conference", "text",
 			[]string{xmpp.NSMUC, xmpp.NSDiscoInfo, "muc_open", "muc_temporary"}
 	case to.Local() != "":
 		category, kind, features = "account", "registered", []string{xmpp.NSDiscoInfo, xmpp.NSMAM}
+		if s.cfg.Offline {
+			features = append(features, xmpp.NSPush)
+		}
 	}
 	var b strings.Builder
 	b.WriteString("<query xmlns='" + xmpp.NSDiscoInfo + "'><identity category='" + category + "' type='" +

@@ -146,7 +146,10 @@ func (p *peer) bind(resource string) {
 }
 
 // login is all of it for "bench<i>".
-func login(t *testing.T, s *Server, i int) *peer {
+func login(t *testing.T, s *Server, i int) *peer { return loginAs(t, s, i, "r") }
+
+// loginAs is login with a resource.
+func loginAs(t *testing.T, s *Server, i int, resource string) *peer {
 	t.Helper()
 	p := dial(t, s.Addr())
 	p.open()
@@ -155,7 +158,7 @@ func login(t *testing.T, s *Server, i int) *peer {
 		t.Fatalf("%s", e.Raw())
 	}
 	p.open()
-	p.bind("r")
+	p.bind(resource)
 	return p
 }
 

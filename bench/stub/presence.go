@@ -73,6 +73,7 @@ func (s *Server) broadcast(c *client, e xmlstream.Element) {
 	if !first {
 		return
 	}
+	s.deliverKept(c)
 	for _, o := range s.audience(c, toward) {
 		if o != c {
 			s.sendTo([]*client{c}, o.available.Append(nil, xmlstream.Streamed,

@@ -54,12 +54,14 @@ func (s *Server) message(c *client, to jid.JID, e xmlstream.Element) {
 		return
 	}
 	b := e.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: stanza.AttrFrom, Value: c.full})
-	there := false
-	for _, r := range s.receivers(c, to) {
-		there = true
+	b = s.store(c, to, e, b)
+	reached := s.receivers(c, to)
+	for _, r := range reached {
 		s.route(c, r, b)
 	}
-	if !there {
+	if len(reached) > 0 {
+		s.copyMessage(c, to, e, b, reached)
+	} else if !s.keep(to, e, b) {
 		s.stats.Returned++
 		s.bounce(c, e, "service-unavailable")
 	}

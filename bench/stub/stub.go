@@ -10,8 +10,8 @@
 //
 // It supports logins (STARTTLS, direct TLS, SASL, SASL2 with Bind 2 and FAST, registration),
 // messages to full and bare addresses, presence, rosters, chat rooms at conference.<domain>,
-// archive queries, pings, disco and software versions. It checks little: a client that violates the
-// protocol may not notice.
+// carbons, messages for accounts that are away, pushes, archive queries, pings, disco and software
+// versions. It checks little: a client that violates the protocol may not notice.
 package stub
 
 import (
@@ -54,6 +54,8 @@ type Config struct {
 	// BroadcastToAll sends presence to all clients instead of subscribers: see [Server.Befriend].
 	BroadcastToAll bool
 	Archive        int           // rows that each archive has; 0: 100
+	Archiving      bool          // keep messages of type chat for both sides, in place of made-up rows
+	Offline        bool          // keep messages for accounts without a session, and push (XEP-0160, XEP-0357)
 	ReorderTimeout time.Duration // how long a message that [Faults.Reorder] holds waits for its next one; 1 s
 }
 
@@ -82,8 +84,14 @@ type Server struct {
 	roster    map[string]map[string]*contact
 	rooms     map[string]*room
 	reordered map[pair]*reordered
-	faults    faults
-	stats     Stats
+	kept      map[string][][]byte // messages for accounts without a session, by bare address
+	pushID    int                 // of the last push
+	// where accounts want their pushes, by bare address
+	registrations map[string][]registration
+	archives      map[string][]archived // by bare address
+	rowID         int                   // of the last row
+	faults        faults
+	stats         Stats
 }
 
 // Stats are counters since Start. Connections and Sessions are current numbers.
@@ -106,6 +114,24 @@ type Stats struct {
 	Presences  uint64 // presences times receivers
 	IQs        uint64 // requests, answered or passed on
 	Severed    uint64 // connections that a fault closed
+
+	Carbons           uint64 // copies that sessions should have got
+	DroppedCarbons    uint64 // of Carbons: that were never sent
+	DuplicatedCarbons uint64 // of Carbons: that were sent twice
+	ForgedCarbons     uint64 // of Carbons: that were from another account
+	EchoedCarbons     uint64 // copies to the session that had sent the message: not in Carbons
+
+	Pages      uint64 // of archives
+	WrongPages uint64 // of Pages: in which a fault left out, doubled or exchanged rows, or between which it did
+
+	Kept              uint64 // messages that were kept for accounts without a session
+	DroppedKept       uint64 // of Kept: that a fault lost
+	DuplicatedKept    uint64 // of Kept: that are delivered twice
+	Pushes            uint64 // to registrations, one of each kept message
+	DroppedPushes     uint64 // of Pushes: that were never sent
+	DuplicatedPushes  uint64 // of Pushes: that were sent twice
+	MisdirectedPushes uint64 // of Pushes: that name another node than was registered
+	AnsweredPushes    uint64 // results from app servers
 }
 
 // Start starts a server: it fills in the defaults of cfg, checks mechanisms and domain, makes a
@@ -133,7 +159,8 @@ func Start(cfg Config) (*Server, error) {
 		fake: sasl.NewSecret(random(32)),
 		keys: map[string]sasl.Keys{}, users: map[string]map[string]*client{}, accounts: map[string]string{},
 		tokens: map[string]string{}, roster: map[string]map[string]*contact{}, rooms: map[string]*room{},
-		reordered: map[pair]*reordered{}}
+		reordered: map[pair]*reordered{}, kept: map[string][][]byte{},
+		registrations: map[string][]registration{}, archives: map[string][]archived{}}
 	s.Faults = &Faults{s}
 	s.gate.closing = s.closing
 	var err error

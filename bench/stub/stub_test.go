@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"time"
 
 	"canto/bench/xmpp"
 	"canto/session/sasl"
@@ -366,6 +367,73 @@ func TestQueries(t *testing.T) {
 	} {
 		a.say("<iq type='get' id='1' to='%s'>%s</iq>", q[0], q[1])
 		a.get("from='"+q[0]+"'", q[2])
+	}
+}
+
+// The other sessions of both sides that have asked for carbons get one of each message.
+func TestCarbons(t *testing.T) {
+	s := start(t, Config{})
+	a, a2 := login(t, s, 1), loginAs(t, s, 1, "two")
+	b, b2, b3 := login(t, s, 2), loginAs(t, s, 2, "two"), loginAs(t, s, 2, "three")
+	for _, p := range []*peer{a, a2, b, b2} {
+		p.say("<iq type='set' id='c'><enable xmlns='urn:xmpp:carbons:2'/></iq>")
+		p.get("type='result'", "id='c'")
+	}
+	a.say("<message type='chat' id='1' to='%s'><body>x</body></message>", b.jid)
+	b.get("<message type='chat' id='1'", "<body>x</body>")
+	b2.get("from='bench2@localhost'", "to='"+b2.jid+"'", "<received xmlns='urn:xmpp:carbons:2'><forwarded "+
+		"xmlns='urn:xmpp:forward:0'><message xmlns='jabber:client' type='chat' id='1'", "<body>x</body>")
+	a2.get("from='bench1@localhost'", "<sent xmlns='urn:xmpp:carbons:2'>", "id='1'")
+	a.say("<message type='headline' id='2' to='%s'><body>x</body></message>", b.jid)
+	b.get("id='2'")
+	b2.say("<iq type='set' id='d'><disable xmlns='urn:xmpp:carbons:2'/></iq>")
+	b2.get("type='result'", "id='d'")
+	a.say("<message type='chat' id='3' to='%s'><body>x</body></message>", b.jid)
+	b.get("id='3'")
+	a2.get("id='3'")
+	for _, p := range []*peer{a, a2, b, b2, b3} {
+		p.quiet()
+	}
+	if st := s.Stats(); st.Carbons != 3 {
+		t.Errorf("%d carbons", st.Carbons)
+	}
+}
+
+// Messages for an account without a session are kept, and pushed if it has registered.
+func TestAway(t *testing.T) {
+	s := start(t, Config{Offline: true})
+	a, app, b := login(t, s, 1), login(t, s, 3), login(t, s, 2)
+	b.say("<iq type='set' id='p'><enable xmlns='urn:xmpp:push:0' jid='%s' node='n'/></iq>", app.jid)
+	b.get("type='result'", "id='p'")
+	b.say("</stream:stream>")
+	for s.Stats().Sessions > 2 {
+		time.Sleep(time.Millisecond)
+	}
+	for i := 1; i <= 2; i++ {
+		a.say("<message type='chat' id='%d' to='bench2@localhost'><body>x</body></message>", i)
+		e := app.get("<publish node='n'><item><notification xmlns='urn:xmpp:push:0'/>", "from='localhost'")
+		app.say("<iq type='result' id='%s' to='localhost'/>", attr(e, xmlstream.N("", "id")))
+	}
+	a.say("<message type='headline' id='3' to='bench2@localhost'><body>x</body></message>")
+	a.get("type='error'", "id='3'")
+	b = login(t, s, 2)
+	b.quiet()
+	b.say("<presence/>")
+	b.get("<presence")
+	b.get("id='1'", "<body>x</body><delay xmlns='urn:xmpp:delay'")
+	b.get("id='2'", "<delay")
+	b.quiet()
+	b.say("<iq type='set' id='q'><disable xmlns='urn:xmpp:push:0' jid='%s'/></iq>", app.jid)
+	b.get("type='result'", "id='q'")
+	b.say("</stream:stream>")
+	for s.Stats().Sessions > 2 {
+		time.Sleep(time.Millisecond)
+	}
+	a.say("<message id='4' to='bench2@localhost/gone'><body>x</body></message>")
+	a.quiet()
+	app.quiet()
+	if st := s.Stats(); st.Kept != 3 || st.Pushes != 2 || st.AnsweredPushes != 2 || st.Returned != 1 {
+		t.Errorf("%+v", st)
 	}
 }
 

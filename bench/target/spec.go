@@ -267,7 +267,8 @@ func (e *Spec) Start(ctx context.Context, n Requirements) (*Instance, error) {
 	}
 	options := map[string]string{}
 	known := servers.Options(e.Kind)
-	for feature, option := range map[string]string{"mam": "archive", "register": "register", "sasl2": "sasl2"} {
+	for feature, option := range map[string]string{"mam": "archive", "carbons": "carbons", "push": "push",
+		"register": "register", "sasl2": "sasl2"} {
 		if _, ok := known[option]; ok && slices.Contains(n.Requires, feature) {
 			options[option] = "on"
 		}

@@ -20,13 +20,18 @@ const (
 	NSMUCOwner     = "http://jabber.org/protocol/muc#owner"   // XEP-0045
 	NSMUCAdmin     = "http://jabber.org/protocol/muc#admin"   // XEP-0045
 	NSRSM          = "http://jabber.org/protocol/rsm"         // XEP-0059
+	NSPubSub       = "http://jabber.org/protocol/pubsub"      // XEP-0060
 	NSRegister     = "jabber:iq:register"                     // XEP-0077
 	NSVersion      = "jabber:iq:version"                      // XEP-0092
 	NSMediaElement = "urn:xmpp:media-element"                 // XEP-0221, in a CAPTCHA of XEP-0158
 	NSSM           = "urn:xmpp:sm:3"                          // XEP-0198
 	NSPing         = "urn:xmpp:ping"                          // XEP-0199
+	NSDelay        = "urn:xmpp:delay"                         // XEP-0203
 	NSCarbons      = "urn:xmpp:carbons:2"                     // XEP-0280
+	NSForward      = "urn:xmpp:forward:0"                     // XEP-0297
 	NSMAM          = "urn:xmpp:mam:2"                         // XEP-0313
+	NSPush         = "urn:xmpp:push:0"                        // XEP-0357
+	NSStanzaID     = "urn:xmpp:sid:0"                         // XEP-0359
 	NSBind2        = "urn:xmpp:bind:0"                        // XEP-0386
 	NSSASL2        = "urn:xmpp:sasl:2"                        // XEP-0388
 	NSStreamLimits = "urn:xmpp:stream-limits:0"               // XEP-0478
@@ -98,6 +103,16 @@ var (
 	AttrComplete   = xmlstream.N("", "complete")
 	ResultSet      = xmlstream.N(NSRSM, "set")
 	ResultSetFirst = xmlstream.N(NSRSM, "first")
+	ArchiveResult  = xmlstream.N(NSMAM, "result") // a message out of an archive, around Forwarded
+	AttrQueryID    = xmlstream.N("", "queryid")   // of the query that an ArchiveResult belongs to
 	CarbonReceived = xmlstream.N(NSCarbons, "received")
 	CarbonSent     = xmlstream.N(NSCarbons, "sent")
+	Forwarded      = xmlstream.N(NSForward, "forwarded")
+	Delay          = xmlstream.N(NSDelay, "delay")
+	AttrStamp      = xmlstream.N("", "stamp")             // of Delay
+	StanzaID       = xmlstream.N(NSStanzaID, "stanza-id") // the id that an archive has given to a message
+	AttrBy         = xmlstream.N("", "by")                // of StanzaID: whose archive it is
+	PubSub         = xmlstream.N(NSPubSub, "pubsub")
+	Publish        = xmlstream.N(NSPubSub, "publish") // what a push is, to an app server (XEP-0357 section 6)
+	AttrNode       = xmlstream.N("", "node")
 )

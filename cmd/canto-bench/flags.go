@@ -75,6 +75,8 @@ func (f *scenarioFlags) check() error {
 		atLeastIfSet("--rates", f.Rates, 1e-6, "a factor above 0; for no load, take a scenario without "+
 			"things to do, such as idle"),
 		within("--rates", valueOf(f.Rates), 0, 1e6, "a factor up to 1000000"),
+		oneOf("--rate", f.Rate, "max"),
+		atLeastIfSet("--rows", f.Rows, 1, "1 or more; left out, they are the scenario's"),
 		atLeastIfSet("--length", f.Length, time.Millisecond, "1ms or more; left out, it is the scenario's"),
 		oneOf("--tls", f.TLS, "none", "starttls", "direct"),
 		oneOf("--sasl2", f.SASL2, "auto", "off", "require"),

@@ -105,6 +105,8 @@ func (f *serverFlags) strayFlag() string {
 type scenarioFlags struct {
 	Clients   *int           `help:"Total number of clients, instead of the scenario's; groups keep their shares." placeholder:"N" group:"Scenario"`
 	Rates     *float64       `help:"Multiply all rates by this factor." placeholder:"FACTOR" group:"Scenario"`
+	Rate      string         `help:"max: operations that have a rate follow each other instead, as fast as the server takes them." placeholder:"max" group:"Scenario"`
+	Rows      *int           `help:"Number of messages that archives are filled with, in scenarios that fill them." placeholder:"N" group:"Scenario"`
 	Length    *time.Duration `help:"Duration of each hold phase." placeholder:"TIME" group:"Scenario"`
 	TLS       string         `name:"tls" help:"TLS of the clients: none, starttls or direct." placeholder:"KIND" group:"Scenario"`
 	Mechanism string         `help:"SASL mechanism of the clients." placeholder:"NAME" group:"Scenario"`
@@ -115,7 +117,8 @@ type scenarioFlags struct {
 }
 
 func (f *scenarioFlags) changes() bench.Overrides {
-	return bench.Overrides{Clients: valueOf(f.Clients), Rates: valueOf(f.Rates),
+	return bench.Overrides{Clients: valueOf(f.Clients), Rates: valueOf(f.Rates), Rate: f.Rate,
+		Rows:   valueOf(f.Rows),
 		Length: bench.Span(valueOf(f.Length)), TLS: f.TLS, Mechanism: f.Mechanism, SASL2: f.SASL2,
 		FAST: f.FAST, SM: f.SM, Carbons: f.Carbons}
 }

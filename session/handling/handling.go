@@ -59,7 +59,7 @@ func Kinds() (list []Kind) {
 
 // A Handling is the decision about one message.
 type Handling struct {
-	Kind Kind
+	Kind Kind // what the message is
 	// Archive: both sides archive it (XEP-0313 section 5.1.1), if their preferences do not exclude the other
 	// side (XEP-0441).
 	Archive bool
@@ -109,6 +109,7 @@ const (
 const (
 	nsHints      = "urn:xmpp:hints"
 	nsCarbons    = "urn:xmpp:carbons:2"
+	nsArchive    = "urn:xmpp:mam:2"
 	nsStates     = "http://jabber.org/protocol/chatstates"
 	nsReceipts   = "urn:xmpp:receipts"
 	nsMarkers    = "urn:xmpp:chat-markers:0"
@@ -168,7 +169,7 @@ func Of(typ stanza.Type, e xmlstream.Element) Handling {
 		kind, hints = max(kind, k), hints|h
 	}
 	h := Decide(kind, hints)
-	if kind == Other && typ != stanza.TypeChat { // XEP-0280 section 6.1 copies a normal message for its body only
+	if kind == Other && typ != stanza.TypeChat { // XEP-0280 section 6.1: a normal message with a body only
 		h.CopySent, h.CopyReceived = false, false
 	}
 	return h
@@ -225,6 +226,9 @@ func classify(c xmlstream.Element) (Kind, Hints) {
 		if c.Is(carbonPrivate) {
 			return Empty, NoCopy
 		}
+		return Other, NoCopy // a copy, or a forged one: there is no copy of a copy (attack R02)
+	case nsArchive:
+		return Other, NoCopy // a result of an archive, which a client has sent on
 	case nsStanzaID, nsFallback, nsEncryption:
 		return Empty, 0
 	case nsStates:

@@ -97,6 +97,10 @@ func TestHints(t *testing.T) {
 			t.Errorf("%s: %+v, want %+v", el, got, want)
 		}
 	}
+	forged, _ := xmlstream.Parse([]byte(`<message xmlns='jabber:client'><received xmlns='urn:xmpp:carbons:2'/></message>`))
+	if h := Of(stanza.TypeChat, forged); h.CopyReceived || h.CopySent {
+		t.Error("a copy is copied")
+	}
 	e, _ := xmlstream.Parse([]byte(`<message xmlns='jabber:client'><body>b</body><private xmlns='urn:xmpp:carbons:2'/>` +
 		`</message>`))
 	if h := Of(stanza.TypeChat, e); h != Decide(Body, NoCopy) {

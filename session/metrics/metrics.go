@@ -46,6 +46,11 @@ var (
 	bounced    = desc("stanza_errors_total", "Stanza errors sent, by condition.", "condition")
 	streamErrs = desc("stream_errors_total", "Stream errors sent, by condition.", "condition")
 	limits     = desc("limit_hits_total", "Limits that were hit.", "limit")
+	asked      = desc("asked_total", "Requests that the server itself has sent, by what came of them: "+
+		"answered, timed_out.", "outcome")
+	asking = desc("asking", "Requests of the server itself that have no answer yet.")
+	stray  = desc("stray_answers_total", "Answers to the server that no request of it waits for: late, "+
+		"doubled, or not from the address that was asked.")
 	panics     = desc("panics_total", "Panics that were recovered.", "where")
 	bytesTotal = desc("bytes_total", "Bytes on sockets.", "direction")
 	inboxed    = desc("inboxed_total", "Stanzas that waited for an account to be read.")
@@ -147,6 +152,10 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	for k, n := range s.StreamErrors {
 		counter(streamErrs, n, k)
 	}
+	counter(asked, s.Answered, "answered")
+	counter(asked, s.AskTimeouts, "timed_out")
+	gauge(asking, float64(c.Router.Asks()))
+	counter(stray, s.StrayAnswers)
 	c.Router.EachRefused(func(limit string, n uint64) { s.Limits[limit] += n })
 	s.Limits["connections"] += c.Reactor.Refused()
 	counter(panics, s.Panics, "handler")
@@ -185,6 +194,13 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	for k, n := range s.Limits {
 		counter(limits, n, k)
 	}
+	c.Router.EachCounter(func(name session.CounterName, n uint64) {
+		var labels, values []string
+		if name.Label != "" {
+			labels, values = []string{name.Label}, []string{name.Value}
+		}
+		counter(desc(name.Name, name.Help, labels...), n, values...)
+	})
 	gauge(loginsWaiting, float64(queued))
 	histogram(ch, loginWaits, waits[:])
 	counter(longTurns, long)

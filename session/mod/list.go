@@ -9,8 +9,10 @@ import (
 	"slices"
 
 	"canto/session"
+	"canto/session/mod/archive"
 	"canto/session/mod/bind"
 	"canto/session/mod/blocklist"
+	"canto/session/mod/carbons"
 	"canto/session/mod/contact"
 	"canto/session/mod/disco"
 	"canto/session/mod/entitytime"
@@ -45,10 +47,12 @@ var All = []session.Manifest{
 	presence.Manifest,
 	message.Manifest,
 	iq.Manifest,
-	offline.Manifest,
 	stanzaids.Manifest,
 	blocklist.Manifest,
 	disco.Manifest,
+	archive.Manifest,
+	carbons.Manifest,
+	offline.Manifest, // it keeps in the archive, if there is one
 	contact.Manifest,
 	limits.Manifest,
 	ping.Manifest,

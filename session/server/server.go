@@ -46,6 +46,7 @@ type Options struct {
 	Now      func() time.Time // the clock of the modules; required
 	Random   io.Reader        // for salts, nonces and ids; required; used by several goroutines at once
 	StreamID func() string    // see [session.Router.StreamID]; 128 random bits
+	AskID    func() string    // see [session.Router.AskID]; nil: 96 random bits
 	Resource func() string    // for a client that asks for none (RFC 6120 section 7.6); 64 random bits
 	// FakeKey is the key for the salts of addresses without an account; the store's secret "scram".
 	FakeKey *sasl.Secret
@@ -120,6 +121,8 @@ func New(opt Options) (*Server, error) {
 		Incarnation: db.Incarnation(),
 		CurrentTick: func() reactor.Tick { return s.Reactor.Tick() },
 		StreamID:    opt.StreamID,
+		Random:      opt.Random,
+		AskID:       opt.AskID,
 	}
 	if err := s.Router.SetLimits(session.DefaultLimits()); err != nil {
 		db.Close()

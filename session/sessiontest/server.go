@@ -85,6 +85,7 @@ type Server struct {
 	// These go on from one kernel to the next, so that a conversation is the same every time.
 	counter   counterReader
 	streams   int
+	asks      int
 	resources int
 	reloads   int
 	dials     int
@@ -141,7 +142,7 @@ func (s *Server) start(at time.Time) {
 	var err error
 	s.Server, err = server.New(server.Options{
 		Store: store.Options{FS: opt.FS, Dir: "data", MinFree: 1, Ballast: -1, CheckEvery: -1, Now: now,
-			Fault: opt.Fault, Fatal: func(err error) { s.TB.Error(err) }},
+			Fault: opt.Fault, Rand: sevens{}, Fatal: func(err error) { s.TB.Error(err) }},
 		Log:        s.log,
 		About:      session.About{Name: "Canto", Version: "test"},
 		Manifests:  opt.Shelf,
@@ -149,6 +150,7 @@ func (s *Server) start(at time.Time) {
 		Now:        now,
 		Random:     &s.counter,
 		StreamID:   func() string { s.streams++; return fmt.Sprint("stream-", s.streams) },
+		AskID:      func() string { s.asks++; return fmt.Sprint("ask-", s.asks) },
 		Resource:   func() string { s.resources++; return fmt.Sprint("resource-", s.resources) },
 		FakeKey:    &key,
 		NoThrottle: true,
@@ -493,3 +495,15 @@ func (c *Client) Bare() jid.JID {
 
 // Stream returns the kernel's stream of c's connection, or nil.
 func (s *Server) Stream(c *Client) *session.Stream { return s.C2S.Stream(c.conn.Conn()) }
+
+// sevens is where the secrets of the store come from: they are the same in each test, and so are the ids of
+// archived messages.
+type sevens struct{}
+
+// Read implements io.Reader.
+func (sevens) Read(b []byte) (int, error) {
+	for i := range b {
+		b[i] = 7
+	}
+	return len(b), nil
+}

@@ -124,7 +124,7 @@ func withKinds(opt Options) Options {
 // ofAStart are the values that differ by intention from one start of a server to the next: ids that are
 // never given twice, the time since the start, and which entities are in memory.
 var ofAStart = regexp.MustCompile(
-	`\(in memory: .*|<stanza-id xmlns='urn:xmpp:sid:0' id='[0-9a-z]{13}'|'(push|block)-\d+'| ver='\d+'|seconds='\d+'`)
+	`\(in memory: .*|id='[0-9a-z]{26}'|>[0-9a-z]{26}<|'(push|block)-\d+'| ver='\d+'|seconds='\d+'`)
 
 // notSwapped are the conversations that are not played with another kernel, and why.
 var notSwapped = map[string]string{

@@ -1,6 +1,6 @@
 // Package stanzaid makes the ids of archived messages: their stanza-ids (XEP-0359), which are also
 // the uids in the archive (XEP-0313). An id is 64 bits that sort by time and name the node that
-// made it:
+// made it. On the wire it is encrypted: see [Cipher].
 //
 //	| 42 bits: milliseconds since 2020 | 10 bits: node | 12 bits: counter |
 //
@@ -178,17 +178,19 @@ func NewGenerator(l *Lease, last ID) Generator { return Generator{last, l} }
 
 // Next returns an id of node that is larger than every one before, and as near to nowMilli, in Unix
 // milliseconds, as possible. Ids run ahead of the clock when it went back, or when 4,096 ids of one
-// millisecond are drawn. The error is [ErrLease].
+// millisecond are drawn. They are behind it while the lease ends before the present time, as after a jump of
+// the clock. The error is [ErrLease].
 func (g *Generator) Next(nowMilli int64, node uint16) (ID, error) {
-	id := max(atMilli(nowMilli), firstAfter(g.lease.floor)) | ID(node&MaxNode)<<counterBits
-	if id <= g.Last {
+	first := firstAfter(g.lease.floor) | ID(node&MaxNode)<<counterBits
+	id := max(atMilli(nowMilli)|ID(node&MaxNode)<<counterBits, first)
+	if id <= g.Last || id >= g.lease.Until() {
 		// The next counter of the same millisecond, if the last id was of this node and the counter does not
 		// overflow; else the next millisecond.
 		if next := g.Last + 1; next.Node() == node&MaxNode && next>>(nodeBits+counterBits) == g.Last>>(nodeBits+
 			counterBits) {
-			id = next
+			id = max(next, first)
 		} else {
-			id = firstAfter(g.Last) | ID(node&MaxNode)<<counterBits
+			id = max(firstAfter(g.Last)|ID(node&MaxNode)<<counterBits, first)
 		}
 	}
 	if id <= g.Last || id >= g.lease.Until() {

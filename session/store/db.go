@@ -23,7 +23,7 @@ import (
 // oldestFormat is the oldest that Open accepts. A change of the layout needs a new formatVersion:
 // older programs then refuse the store instead of misreading it.
 const (
-	formatVersion = 1
+	formatVersion = 2 // 2: messages are archived, and offline messages are a cursor into the archive
 	oldestFormat  = 1
 )
 
@@ -221,7 +221,7 @@ func openError(dir string, err error) error {
 
 // Keys of the system's own table, whose prefix byte is 0. They are stored and never change.
 var (
-	keyFormat      = []byte("\x00format")      // formatVersion, when the store was made
+	keyFormat      = []byte("\x00format")      // formatVersion of the last program that has written
 	keyIncarnation = []byte("\x00incarnation") // how often the store was opened for writing
 	keyIDBlock     = []byte("\x00number")      // the end of the block of numbers that is reserved for ids
 	keyUnicode     = []byte("\x00unicode")     // the Unicode version by which names were prepared

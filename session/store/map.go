@@ -134,6 +134,33 @@ func (m *Map[K, V]) Scan(r Reader, owner uint64, k K, fn func(k K, v V) bool) er
 	})
 }
 
+// ScanRange calls fn for owner's rows from the key from up to but not including the key to, until fn returns
+// false. reverse is from the last to the first. Values and errors are as in Scan.
+func (m *Map[K, V]) ScanRange(r Reader, owner uint64, from, to K, reverse bool,
+	fn func(k K, v V) bool) error {
+	lo := m.def.key.Append(m.def.ownerKey(make([]byte, 0, 64), owner), from)
+	hi := m.def.key.Append(m.def.ownerKey(make([]byte, 0, 64), owner), to)
+	return r.scan(lo, hi, reverse, func(key, value []byte) (bool, error) {
+		k, err := m.def.key.Decode(key[ownerLen:])
+		if err != nil {
+			return false, corruptError("a key of table "+m.def.name, err)
+		}
+		v, err := m.decode(value)
+		if err != nil {
+			return false, err
+		}
+		return fn(k, v), nil
+	})
+}
+
+// DeleteRange adds the deletion of owner's rows from the key from up to but not including the key to, to b.
+func (m *Map[K, V]) DeleteRange(b *Batch, owner uint64, from, to K) {
+	if b.checkOwner(owner) {
+		b.delRange(m.def.key.Append(m.def.ownerKey(nil, owner), from),
+			m.def.key.Append(m.def.ownerKey(nil, owner), to))
+	}
+}
+
 // decode decodes a stored value.
 func (m *Map[K, V]) decode(raw []byte) (v V, err error) {
 	version, raw, err := m.def.splitVersion(raw)

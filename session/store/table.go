@@ -65,6 +65,13 @@ func newTableRegistry(db *DB) *TableRegistry {
 	return &TableRegistry{db: db, records: map[string]tableRecord{}}
 }
 
+// Oldest returns the oldest version that a row of the table called name may have; 0 if the table is not open.
+func (s *TableRegistry) Oldest(name string) uint8 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.records[name].oldest
+}
+
 // DB returns the store, for [DB.NewBatch], [DB.Commit] and [DB.Snapshot].
 func (s *TableRegistry) DB() *DB { return s.db }
 

@@ -38,6 +38,7 @@ modules_enabled = {
 	"ping"; "version"; "time"; "lastactivity"; "private"; "blocklist"; "vcard";
 	"carbons"; "smacks"; "csi";
 	"mam";
+	"cloud_notify";
 	"register";
 	"bench_sasl2"; "sasl2"; "sasl2_bind2"; "sasl2_sm"; "sasl2_fast";
 	"vcard4";

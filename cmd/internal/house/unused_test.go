@@ -13,11 +13,12 @@ const kernelPath = "canto/session"
 // unused are exported names of the kernel that nothing uses but the kernel and tests. The list only gets
 // shorter: a seam has a user, or it is taken away.
 var unused = strings.Fields(`
-	Account.Attach KindAccount Archive Checked Closing Copy ErrBadFormat ErrConflict ErrConnectionTimeout
+	Account.Attach KindAccount Checked Closing ErrBadFormat ErrConflict ErrConnectionTimeout
 	ErrHostUnknown ErrInternal ErrInvalidFrom ErrInvalidNamespace ErrInvalidXML ErrReset
 	ErrUnsupportedStanza ErrUnsupportedVersion Flags Hooks.Chains Hooks.Remote Host.Connections MinLoginTimeout
 	MaxLoginInterval MinOutbox MinRate MinStanza LoopRouter.WithEntity MaxLoginTimeout
-	MaxOutbox MaxRateWindow Opening Origin Outbox.Append Run Recipients.Has Recipients.Reset Stanza.ID Stanza.Clone
+	MaxOutbox MaxRateWindow Opening Origin Outbox.Append Run Recipients.Has Recipients.Reset
+	Stanza.Clone
 	Stanza.Origin Stream.ID Stream.Lang Stream.CanReceive StreamRef Table.Lookup Table.LookupAccount
 	Unauthed Unloader
 `)

@@ -1,48 +1,60 @@
-// Package offline stores messages that no session of their account accepts (XEP-0160). It delivers them when
-// a client of the account becomes available, before any live message. Each stored message has the
-// time of its arrival as a delay element (XEP-0203).
+// Package offline keeps messages for an account that no session takes (XEP-0160). It delivers them when a
+// client of the account becomes available, before any live message. Each has the time of its arrival as a
+// delay element (XEP-0203).
 //
 //	romeo:  <message to='juliet@localhost' type='chat'><body>Later</body></message>
 //	juliet: <presence/>
 //	juliet gets: <message from='romeo@localhost/orchard' to='juliet@localhost' type='chat'><body>Later</body>
-//	             <delay xmlns='urn:xmpp:delay' from='localhost' stamp='2026-01-01T00:00:00Z'/></message>
+//	             <stanza-id …/><delay xmlns='urn:xmpp:delay' from='localhost' stamp='2026-01-01T00:00:00Z'/>
+//	             </message>
 //
-// Which messages are stored. A message is stored if its type is normal or chat. It is not stored if its
-// only content is a chat state (XEP-0160 section 3), or if it has the hint no-store. With the hint store
-// (XEP-0334 section 4.4) a chat state alone is stored too. The kernel answers a message that is not stored
-// with service-unavailable (RFC 6121 section 8.5.2.2.1). A message for which the limits or the disk have no
-// space is answered with resource-constraint.
+// Which messages are kept is a column of the table in package handling. The kernel answers a message that is
+// not kept with service-unavailable (RFC 6121 section 8.5.2.2.1). A message for which the limits or the disk
+// have no space is answered with resource-constraint.
 //
-// Replay. When a session becomes available, it gets a [replay]: a [session.Source] that reads the stored
-// messages in slices on a worker. An account has at most one replay at a time. The kernel queues live
-// messages to that session until the replay has ended. If the session's queue is full, the live message is
-// stored after the others, and a second replay follows the first. A row is erased once the client's socket
-// has taken the message. If the session ends before that, the queued live messages are stored, in their
-// order, and the replay starts again with the next available session. If the store or a worker fails, the
-// replay is tried again after a pause, which doubles.
+// Where they are. What is kept and archived is in the archive: its row is flagged as waiting, and a cursor
+// says from where on rows wait ([backlog]). So a message is stored once. What must not be archived waits in a
+// table of this module, and so does what a session had in its queue when it ended: that is archived as
+// delivered. All have numbers of one order, that in which they came.
+//
+// Replay. When a session becomes available, it gets a [replay]: a [session.Source] that reads the messages in
+// slices on a worker. An account has at most one replay at a time. The kernel queues live messages to that
+// session until the replay has ended. If the session's queue is full, the live message is kept after the
+// others, and a second replay follows the first. The cursor is moved, and rows are erased, once the client's
+// socket has taken their messages. If the session ends before that, the queued live messages are stored under
+// the numbers that they have, and the replay starts again with the next available session. If the store or a
+// worker fails, the replay is tried again after a pause, which doubles.
 //
 // A row counts as delivered when the kernel of the operating system has taken its last byte for the client's
-// connection. If the client is lost then, these bytes are too; stream management (XEP-0198) is for that.
+// connection. If the client is lost then, these bytes are too, but for what is in the archive; stream
+// management (XEP-0198) is for that.
 //
-// An account is warm while package session has its stored state, the resident set, in memory. In memory,
-// in a session: a [progress], which says which rows its client has, and the running replay. In memory, in
-// a warm account, as a part of the resident set: a [backlog], which is the number and size of its rows.
-// Stored: one row for each message, in the order of arrival.
+// An account is warm while package session has its stored state, the resident set, in memory. In memory, in a
+// session: a [progress], which says which rows its client has, and the running replay. In memory, in a warm
+// account for which messages wait: a [backlog]. Stored: the same as a cursor, rows of the archive, and rows
+// of the table.
 //
-// Hooks: message in phase Fallback, so that only messages that no session took are stored; Available and
+// Hooks: message in phase Fallback, so that only messages that no session took are kept; Available and
 // Resumed start a replay. When a session ends, Unsent stores the messages that it had queued, and then
 // Unbound lets another session replay.
 package offline
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"math"
+	"slices"
+	"time"
 
 	"canto/reactor"
 	"canto/session"
+	"canto/session/archive"
+	"canto/session/handling"
 	"canto/session/jid"
+	archivemod "canto/session/mod/archive"
+	"canto/session/mod/stanzaids"
 	"canto/session/stanza"
+	"canto/session/stanzaid"
 	"canto/session/storage"
 	"canto/session/store"
 	"canto/session/wallclock"
@@ -56,50 +68,21 @@ var Manifest = session.Manifest{
 	Summary:  "keeps messages for those who are away",
 	Cases:    "storage by type, delivery at presence, order, limits, no-store",
 	Provides: []session.Feature{"offline"},
-	Requires: []session.Feature{"accounts", "message", "resident", "store", "message-delivery"},
+	Requires: []session.Feature{"accounts", "message", "resident", "store", "message-delivery", "stanza-id"},
 	Options:  func() any { o := defaultOptions(); return &o },
 	New:      func() session.Module { return new(module) },
 }
 
-// The namespaces of elements that do not count as content of a message.
-const (
-	nsChatStates = "http://jabber.org/protocol/chatstates"
-	nsHints      = "urn:xmpp:hints"
-	nsStanzaID   = "urn:xmpp:sid:0"
-)
-
-var (
-	// rows has the messages of an account, keyed by the account's id and an increasing number. The prefix 'o'
-	// and the version 1 of the rows are part of the store's format.
-	rows = store.NewLog[[]byte]("offline", 'o', 1)
-	// part is the module's part of the resident set. It is nil in an account of which no message
-	// was stored since it was loaded.
-	part        = session.NewPart[backlog]("offline")
-	noStoreHint = xmlstream.N(nsHints, "no-store")
-	storeHint   = xmlstream.N(nsHints, "store")
-	delay       = xmlstream.N("urn:xmpp:delay", "delay")
-)
-
-// A backlog is the summary of an account's rows that is in memory while the account is warm. It belongs to
-// the account's lock.
-type backlog struct {
-	count, bytes int    // the number of rows, and the size of their messages in bytes
-	next         uint64 // the number of the next row
-}
-
-// reservedRows is how many row numbers a replay reserves for queued live messages. It is not smaller than
-// maxQueuedCount in session/outbox.go, the bound of a session's queue; only an ending session may queue
-// more. Messages without a reserved number get one at the end of the log, after newer messages. Numbers
-// that are not used leave a gap, which does no harm.
-const reservedRows = 1000
+// part is the module's part of the resident set. It is nil in an account for which nothing waits.
+var part = session.NewPart[backlog]("offline")
 
 // A progress says how many of the stored messages of its account one session has got. It is kept until
 // the session ends, so that a later replay does not send a message twice. The account's lock guards it.
 type progress struct {
-	nextRow      uint64  // the number of the first row that the client's socket has not taken
-	tries        int     // the number of replays that failed since a row was last taken
-	replay       *replay // the running replay, or nil
-	retryPending bool    // a timer will start the next replay
+	next         stanzaid.ID // the number after the last row that the client's socket has taken
+	tries        int         // the number of replays that failed since a row was last taken
+	replay       *replay     // the running replay, or nil
+	retryPending bool        // a timer will start the next replay
 }
 
 // progressVar is the progress of a session. It has no codec, so it is lost when a new process takes over the
@@ -120,20 +103,18 @@ type replay struct {
 	jid      jid.JID       // the full JID of the session
 	id       uint64        // the id of the account in the store
 	after    store.Ticket  // the account's last ticket: when it is settled, the store has the rows before end
-	end      uint64        // the number after the last row; live messages that the session queues are newer
+	end      stanzaid.ID   // the number after the last row; live messages that the session queues are newer
+	from     stanzaid.ID   // the account's cursor at the start
 	backlog  *backlog      // the account's backlog at the start; another one means that the account was reloaded
+	changes  int           // its changes at the start
 
 	// The loop of the session's stream uses these. A worker uses unsent and nextRead while reading is set; the
 	// kernel calls Next again only when the worker's result has woken the source.
-	nextRead uint64 // the number of the first row that was not read
-	unsent   []row  // rows that were read and not yet passed to the kernel
-	reading  bool   // a worker reads the next slice
-	inFlight []row  // rows, without their elements, that were passed to the kernel and are not known to be taken
-	err      error  // why the replay ends before the last row; End reads it, when the loop has done with it
-
-	// The account's lock guards these: the row numbers from reserved up to reservedEnd are for the live messages
-	// in the session's queue. A message that was stored because the queue had no space has a larger number.
-	reserved, reservedEnd uint64
+	nextRead stanzaid.ID // rows before it were read
+	unsent   []row       // rows that were read and not yet passed to the kernel
+	reading  bool        // a worker reads the next slice
+	inFlight []row       // rows that were passed to the kernel and are not known to be taken
+	err      error       // why the replay ends before the last row; End reads it, when the loop has done with it
 }
 
 // Options is the module's section of the configuration. A message over one of the limits is answered with
@@ -157,10 +138,15 @@ func defaultOptions() Options { return Options{MaxMessages: 1000, MaxBytes: 4 <<
 
 // A module is the module of one profile. It does not change after Load, so any loop reads it.
 type module struct {
-	opt  Options
-	db   *store.DB
-	rows *store.Log[[]byte]
-	now  wallclock.Clock
+	opt     Options
+	db      *store.DB
+	rows    *store.Log[waitingRow]
+	cursors *store.Map[string, backlog]
+	archive *archivemod.Service // nil: the hosts of the profile archive nothing
+	ids     *stanzaids.IDs
+	now     wallclock.Clock
+
+	stored, delivered *session.Counter
 }
 
 // Load implements [session.Module]. It fails if an option is out of range, if there is no store, or if the
@@ -174,11 +160,28 @@ func (m *module) Load(api *session.API) error {
 	if m.db, err = storage.Open(api); err != nil {
 		return err
 	}
-	if m.rows, err = storage.OpenLog(api, rows); err != nil {
+	if m.rows, err = storage.OpenLog(api, rowsDef); err != nil {
 		return err
 	}
+	if m.cursors, err = storage.OpenMap(api, cursorDef); err != nil {
+		return err
+	}
+	var ok bool
+	if m.ids, ok = session.Lookup[*stanzaids.IDs](api); !ok {
+		return errors.New("no module draws ids")
+	}
+	if m.archive, ok = session.Lookup[*archivemod.Service](api); ok {
+		m.archive.Oldest = oldest
+	}
 	m.now = wallclock.Of(api)
+	m.stored = api.Router.Counter(session.CounterName{Name: "offline_stored_total",
+		Help: "Messages kept for accounts without an available session."})
+	m.delivered = api.Router.Counter(session.CounterName{Name: "offline_delivered_total",
+		Help: "Kept messages that a client has taken."})
 	session.Resident(api, part, m.load)
+	if m.db.Tables().Oldest(tableName) < 2 {
+		session.MoveRows(api, m.moveRows)
+	}
 	for _, t := range []session.Target{session.ToSelf, session.ToBare, session.ToFull} {
 		api.Hooks.Message[t].Add(api.Module, session.Fallback, m.store)
 	}
@@ -190,108 +193,77 @@ func (m *module) Load(api *session.API) error {
 	return nil
 }
 
-// load reads the backlog of the account acc from a snapshot, on a worker, when the account becomes warm.
-// It returns nil if the account has no rows. It scans all rows, because their number is not stored
-// separately.
-func (m *module) load(snap *store.Snapshot, acc session.EntityRef) (k *backlog, err error) {
-	err = m.rows.Scan(snap, acc.ID, 0, math.MaxUint64, 0, false, func(id uint64, v []byte) bool {
-		if k == nil {
-			k = new(backlog)
-		}
-		k.count++
-		k.bytes += len(v)
-		k.next = id + 1
-		return true
-	})
-	return k, err
+// load reads the cursor of the account acc from a snapshot, on a worker, when the account becomes warm. It
+// returns nil if nothing waits.
+func (m *module) load(snap *store.Snapshot, acc session.EntityRef) (*backlog, error) {
+	k, ok, err := m.cursors.Get(snap, acc.ID, "")
+	if err != nil || !ok {
+		return nil, err
+	}
+	return &k, nil
 }
 
-// store stores a message that no session took. It is the Fallback hook, so it runs under the lock of the
-// recipient's account. A message that is not to be stored passes on to the next hook. Without space it
-// answers with resource-constraint. The row goes into the batch of the stanza, so it becomes durable
-// together with what other modules store of it; if the batch fails, the sender gets an error.
+// oldest returns the oldest row of the archive of a that waits; 0 if there is none. Under the lock of a.
+func oldest(a *session.Account) stanzaid.ID {
+	if k := part.Get(a); k != nil && k.count > 0 {
+		return k.from
+	}
+	return 0
+}
+
+// store keeps a message that no session took. It is the Fallback hook, so it runs under the lock of the
+// recipient's account. A message that is not to be kept passes on to the next hook. Without space it answers
+// with resource-constraint. What it stores goes into the batch of the stanza, so it becomes durable together
+// with what other modules store of it; if the batch fails, the sender gets an error.
 func (m *module) store(ev *session.Stanza) session.Verdict {
-	if ev.Type != stanza.TypeNone && ev.Type != stanza.TypeChat { // TypeNone is normal
+	if !ev.Handling().Keep {
 		return session.Pass
 	}
-	if !shouldStore(ev.Element) {
-		return session.Pass
+	if ev.Number == 0 { // the lease of ids is used up
+		return ev.Fail(stanza.ResourceConstraint)
 	}
 	a := ev.Account()
-	k := mutableBacklog(a)
-	ev.Add(m.delay(ev.LoopRouter(), ev.Host))
-	el := ev.Append(nil)
-	if !m.fits(k, el) {
+	k := part.Mutable(a)
+	ap := ev.Appender()
+	ap.B = ev.Append(ap.B[:0])
+	if !m.fits(k, len(ap.B)) {
 		ev.LoopRouter().CountLimit("offline")
 		return ev.Fail(stanza.ResourceConstraint)
 	}
 	if m.db.Full() != nil { // the sender gets an error now, rather than after the commit has failed
 		return ev.Fail(stanza.ResourceConstraint)
 	}
-	// If a session is replaying, the live messages in its queue are older than ev, which was not queued,
-	// mostly because the queue is full. If the session ends early they are stored, with smaller numbers than
-	// that of ev.
-	if r := activeReplay(a); r != nil && r.reservedEnd == 0 {
-		r.reserved, r.reservedEnd = k.next, k.next+reservedRows
-		k.next = r.reservedEnd
+	b := storage.BatchOf(ev)
+	if ev.Archived && !ev.Again { // module archive flags its row
+		if k.from == 0 {
+			k.from = ev.Number
+		}
+	} else {
+		m.rows.Append(b, a.ID(), uint64(ev.Number), waitingRow{at: m.now().UnixMilli(), el: ap.B})
 	}
-	m.add(storage.BatchOf(ev), a, k, k.next, el)
-	k.next++
+	m.count(a, k, ev.Number, len(ap.B))
+	m.writeCursor(b, a, k)
 	return ev.StoredInBatch() // if the commit fails the sender gets an error
 }
 
-// mutableBacklog returns the backlog of a, to be changed. A new backlog (the account had no rows) starts with
-// row 0. Sessions may have got rows with larger numbers before, which are erased; their progress would skip
-// the new row. So the next number is raised above the progress of each session. Under the lock of a.
-func mutableBacklog(a *session.Account) *backlog {
-	k := part.Mutable(a)
+// count counts a message of size bytes that waits under a number. A replay reads it, also on a session that
+// has rows with larger numbers. Under the lock of a.
+func (m *module) count(a *session.Account, k *backlog, number stanzaid.ID, size int) {
+	k.count++
+	k.bytes += size
+	k.changes++
+	k.last = max(k.last, number)
+	m.stored.Add(1)
 	for _, s := range a.Resources() {
 		if p := progressVar.Get(s); p != nil {
-			k.next = max(k.next, p.nextRow)
+			p.next = min(p.next, number)
 		}
 	}
-	return k
 }
 
-// delay returns the delay element of XEP-0203 with the time now. The bytes belong to the Appender of l and
-// are valid until its next use.
-func (m *module) delay(l *session.LoopRouter, h *session.Host) []byte {
-	return l.Appender().Open(delay).Attr(stanza.AttrFrom, h.Name).Attr(stanza.AttrStamp,
-		wallclock.Timestamp(m.now())).Close().B
-}
-
-// fits reports whether the limits leave space for el in the backlog k. Under the account's lock.
-func (m *module) fits(k *backlog, el []byte) bool {
-	return k.count < m.opt.MaxMessages && k.bytes+len(el) <= m.opt.MaxBytes
-}
-
-// add puts el into the batch b as row id of a, and counts it in k. Under the lock of a.
-func (m *module) add(b *store.Batch, a *session.Account, k *backlog, id uint64, el []byte) {
-	m.rows.Append(b, a.ID(), id, el)
-	k.count++
-	k.bytes += len(el)
-}
-
-// shouldStore reports whether the content of a message of type normal or chat is stored (XEP-0160 section
-// 3, XEP-0334 section 4). It says no to the hint no-store, and to a message that has nothing but chat
-// states, unless it has the hint store. Thread, hints and stanza ids do not count as content. A message
-// without a chat state is stored even if it has no content.
-func shouldStore(e xmlstream.Element) bool {
-	state, hint, other := false, false, false
-	for c, ok := e.First(); ok; c, ok = c.Next() {
-		switch space := string(c.Space()); {
-		case c.Is(noStoreHint):
-			return false
-		case c.Is(storeHint):
-			hint = true
-		case space == nsChatStates:
-			state = true
-		case space == nsHints, space == nsStanzaID, c.Is(stanza.ThreadName):
-		default:
-			other = true
-		}
-	}
-	return hint || other || !state
+// fits reports whether the limits leave space for a message of size bytes. Under the account's lock.
+func (m *module) fits(k *backlog, size int) bool {
+	return k.count < m.opt.MaxMessages && k.bytes+size <= m.opt.MaxBytes
 }
 
 // activeReplay returns the replay that runs on a session of a, or nil. Under the lock of a.
@@ -319,16 +291,17 @@ func (m *module) startReplay(l *session.LoopRouter, s *session.Session) {
 		progressVar.Set(s, p)
 	}
 	p.replay = &replay{m: m, progress: p, host: s.Host(), jid: s.JID(), id: a.ID(),
-		after:    store.Ticket(a.Ticket()),
-		nextRead: p.nextRow, end: k.next, backlog: k}
+		after: store.Ticket(a.Ticket()), nextRead: p.next, from: k.from, end: k.last + 1, backlog: k,
+		changes: k.changes}
 	s.Pull(l, p.replay, true) // true: live messages wait in the session's queue until the replay ends
 }
 
-// A row is one stored message: with el while it waits in replay.unsent, with size in replay.inFlight.
+// A row is one stored message: with el while it waits in replay.unsent.
 type row struct {
-	id   uint64 // its number in the log
-	el   []byte // the element
-	size int    // the length of the element
+	id      stanzaid.ID // its number
+	el      []byte      // the element
+	size    int         // the length of the element when it was stored
+	inTable bool        // it is in the table, and is erased; else it is in the archive
 }
 
 // Next implements [session.Source]: it returns the next message. It runs on the loop of the session's
@@ -341,7 +314,9 @@ func (r *replay) Next(l *session.LoopRouter, s *session.Session) (session.Outbou
 	session.NextStatus) {
 	if len(r.unsent) > 0 {
 		el := r.unsent[0].el
-		r.inFlight = append(r.inFlight, row{id: r.unsent[0].id, size: len(el)})
+		taken := r.unsent[0]
+		taken.el = nil
+		r.inFlight = append(r.inFlight, taken)
 		r.unsent = r.unsent[1:]
 		return session.OutboundStanza{Bytes: el, Kind: stanza.Message}, session.NextElement
 	}
@@ -363,26 +338,74 @@ func (r *replay) Next(l *session.LoopRouter, s *session.Session) (session.Outbou
 	return session.OutboundStanza{}, session.NextWouldBlock
 }
 
-// readSlice reads up to sliceBytes of rows into r.unsent, on a worker. It first waits until the rows are
-// durable, because a snapshot has durable rows only. An error of that wait says that a write of the account
-// has failed: the kernel then reloads the account, and erase and End find that. Rows that were read before an
-// error are still sent.
+// maxExamined is how many rows of the archive a slice looks at. Rows that do not wait lie between those that
+// do if the user has sent messages while nothing was delivered.
+const maxExamined = 5000
+
+// readSlice reads up to sliceBytes of rows of the table, and of the archive, into r.unsent, in their order,
+// on a worker. It first waits until the rows are durable, because a snapshot has durable rows only. An error
+// of that wait says that a write of the account has failed: the kernel then reloads the account, and erase
+// and End find that. Rows that were read before an error are still sent.
 func (r *replay) readSlice() error {
 	r.m.db.Wait(context.Background(), r.after)
 	snap := r.m.db.Snapshot()
 	defer snap.Close()
-	size, last := 0, r.end
 	r.unsent = nil
-	err := r.m.rows.Scan(snap, r.id, r.nextRead, r.end-1, 0, false, func(id uint64, v []byte) bool {
-		r.unsent = append(r.unsent, row{id: id, el: append([]byte(nil), v...)})
-		if size += len(v); size >= sliceBytes {
-			last = id + 1
-			return false
-		}
-		return true
+	end, err := r.readTable(snap)
+	if err == nil && r.m.archive != nil && r.from != 0 {
+		end, err = r.readArchive(snap, end)
+	}
+	slices.SortFunc(r.unsent, func(a, b row) int { return cmp.Compare(a.id, b.id) })
+	n, _ := slices.BinarySearchFunc(r.unsent, end, func(a row, end stanzaid.ID) int {
+		return cmp.Compare(a.id, end)
 	})
-	r.nextRead = last
+	r.unsent, r.nextRead = r.unsent[:n], end
 	return err
+}
+
+// readTable reads rows of the table. It returns the number before which all were read.
+func (r *replay) readTable(snap *store.Snapshot) (end stanzaid.ID, err error) {
+	end = r.end
+	size := 0
+	var bad error
+	err = r.m.rows.Scan(snap, r.id, max(uint64(r.nextRead), firstVersionEnd), uint64(r.end)-1, 0, false,
+		func(id uint64, w waitingRow) bool {
+			var a xmlstream.Appender
+			a.Reset(xmlstream.Streamed)
+			appendDelay(&a, r.host.Name, time.UnixMilli(w.at))
+			r.unsent = append(r.unsent, row{id: stanzaid.ID(id), size: len(w.el), inTable: true,
+				el: session.AppendChildren(nil, w.el, a.B)})
+			if size += len(w.el); size >= sliceBytes {
+				end = stanzaid.ID(id) + 1
+			}
+			return size < sliceBytes
+		})
+	return end, errors.Join(err, bad)
+}
+
+// readArchive reads rows of the archive that wait, up to end. It returns the number before which all were
+// read.
+func (r *replay) readArchive(snap *store.Snapshot, end stanzaid.ID) (stanzaid.ID, error) {
+	size, examined, bare := 0, 0, r.jid.Bare().String()
+	to := end - 1
+	err := r.m.archive.Archive.Scan(snap, r.id, max(r.nextRead, r.from), to, false,
+		func(id stanzaid.ID, w archive.Row) bool {
+			examined++
+			if w.Flags&archive.Waiting != 0 {
+				el, err := r.m.fromArchive(r.id, bare, r.host.Name, id, w)
+				if err != nil {
+					return true // it does not parse
+				}
+				r.unsent = append(r.unsent, row{id: id, size: len(w.Element), el: el})
+				size += len(el)
+			}
+			if size >= sliceBytes || examined == maxExamined {
+				end = id + 1
+				return false
+			}
+			return true
+		})
+	return end, err
 }
 
 // Wanted implements [session.Source]. A session that has become unavailable, or has a negative priority,
@@ -395,28 +418,52 @@ func (r *replay) Wanted(s *session.Session) bool {
 // Taken implements [session.Source]: the client's socket has taken the first n messages in flight; n is 1 or
 // more. It erases their rows. On the loop of the stream, under the account's lock.
 func (r *replay) Taken(l *session.LoopRouter, s *session.Session, n int) {
-	size := 0
-	for _, g := range r.inFlight[:n] {
-		size += g.size
-	}
-	r.progress.nextRow, r.progress.tries = r.inFlight[n-1].id+1, 0
+	taken := r.inFlight[:n]
 	r.inFlight = r.inFlight[n:]
-	r.erase(l, s.Account(), n, size)
+	r.progress.next, r.progress.tries = taken[n-1].id+1, 0
+	r.m.delivered.Add(uint64(n))
+	r.erase(l, s.Account(), taken)
 }
 
-// erase deletes the rows before progress.nextRow from the store. They are n rows of size bytes. It does not
-// wait for the commit. If the account was reloaded since the replay began, n and size are no longer accurate:
-// erase then sets r.err, which ends the replay, and deletes nothing. Under the account's lock.
-func (r *replay) erase(l *session.LoopRouter, a *session.Account, n, size int) {
+// erase moves the cursor behind the rows that were taken, and deletes those of the table. It does not wait
+// for the commit. If the account was reloaded since the replay began, the counts are no longer accurate:
+// erase then sets r.err, which ends the replay, and changes nothing. Under the account's lock.
+func (r *replay) erase(l *session.LoopRouter, a *session.Account, taken []row) {
 	k := part.Get(a)
 	if k != r.backlog { // a write has failed, and the account was reloaded
-		r.err = errors.New("the account was reloaded after a failed write")
+		r.err = errors.Join(r.err, errReloaded)
 		return
 	}
 	b := r.m.db.NewBatch(a.ID())
-	r.m.rows.Trim(b, a.ID(), r.progress.nextRow)
-	a.MarkUncommitted(l, session.Ticket(r.m.db.Commit(b)))
-	k.count, k.bytes = max(k.count-n, 0), max(k.bytes-size, 0)
+	for _, t := range taken {
+		k.count, k.bytes = max(k.count-1, 0), max(k.bytes-t.size, 0)
+		if t.inTable {
+			r.m.rows.Delete(b, a.ID(), uint64(t.id))
+		}
+	}
+	k.from = max(k.from, taken[len(taken)-1].id+1)
+	r.m.finishErase(l, a, k, b)
+}
+
+// errReloaded: a write has failed during the replay.
+var errReloaded = errors.New("the account was reloaded after a failed write")
+
+// eraseAll erases all that waits for a: the client has it, and an earlier replay could not erase it. Under
+// the account's lock.
+func (m *module) eraseAll(l *session.LoopRouter, a *session.Account, k *backlog) {
+	b := m.db.NewBatch(a.ID())
+	m.rows.Clear(b, a.ID())
+	k.count, k.bytes = 0, 0
+	m.finishErase(l, a, k, b)
+}
+
+// finishErase adds the cursor to b, and commits b.
+func (m *module) finishErase(l *session.LoopRouter, a *session.Account, k *backlog, b *store.Batch) {
+	if k.count == 0 {
+		k.from, k.bytes = 0, 0
+	}
+	m.writeCursor(b, a, k)
+	a.MarkUncommitted(l, session.Ticket(m.db.Commit(b)))
 }
 
 // End implements [session.Source]. It runs once, under the account's lock, on any loop, and decides how
@@ -440,9 +487,8 @@ func (r *replay) End(l *session.LoopRouter, s *session.Session, why session.Sour
 	case why == session.SourceFailed || r.err != nil || k != r.backlog:
 		r.m.fail(l, r)
 	case why == session.SourceDone:
-		p.nextRow = r.end
-		if k.count > 0 && k.next == r.end {
-			r.erase(l, a, k.count, k.bytes)
+		if k.count > 0 && k.changes == r.changes {
+			r.m.eraseAll(l, a, k)
 		}
 		r.m.startNext(l, a, nil)
 	case why == session.SourceUnwanted:
@@ -524,60 +570,53 @@ func (m *module) resumed(l *session.LoopRouter, s *session.Session) {
 	}
 }
 
-// storeUnsent is the Unsent hook: s has ended, and list has the elements in its queue. It stores the
-// messages among them that shouldStoreBytes wants, and returns the others, which the kernel routes again.
-// If the replay of s had reserved row numbers, the messages get those: they are older than the messages
-// that were stored because the queue was full. Messages without space under the limits or on the disk are
-// returned too: routed again, they are delivered to another session, or refused by store. Elements
-// without an address (the server itself originated them) are returned. If a replay ran on s, startNext
-// does nothing yet: unbound, the next hook, ends that replay. Under the account's lock; it does not wait
-// for the commit.
+// storeUnsent is the Unsent hook: s has ended, and list has the elements in its queue. It stores the messages
+// among them that are to be kept, under the numbers that they got when they came, and returns the others,
+// which the kernel routes again. Messages without space under the limits or on the disk are returned too:
+// routed again, they are delivered to another session, or refused by store. Elements without an address (the
+// server itself originated them) are returned. If a replay ran on s, startNext does nothing yet: unbound, the
+// next hook, ends that replay. Under the account's lock; it does not wait for the commit.
 func (m *module) storeUnsent(l *session.LoopRouter, s *session.Session, list []session.OutboundStanza) (
 	left []session.OutboundStanza) {
 	a := s.Account()
 	var b *store.Batch
 	var k *backlog
-	p := progressVar.Get(s)
 	for _, unsent := range list {
-		if unsent.Kind != stanza.Message || unsent.To.IsZero() || !m.shouldStoreBytes(l, unsent.Bytes) {
+		if unsent.Kind != stanza.Message || unsent.To.IsZero() || unsent.Number == 0 || m.db.Full() != nil ||
+			!keeps(l, unsent.Bytes) {
 			left = append(left, unsent)
 			continue
 		}
 		if k == nil {
-			k = mutableBacklog(a)
+			k = part.Mutable(a)
 		}
-		el := session.AppendChildren(nil, unsent.Bytes, m.delay(l, s.Host()))
-		if !m.fits(k, el) || m.db.Full() != nil {
+		if !m.fits(k, len(unsent.Bytes)) {
 			left = append(left, unsent)
 			continue
 		}
 		if b == nil {
 			b = m.db.NewBatch(a.ID())
 		}
-		id := k.next
-		if p != nil && p.replay != nil && p.replay.reserved < p.replay.reservedEnd {
-			id = p.replay.reserved
-			p.replay.reserved++
-		} else {
-			k.next++
-		}
-		m.add(b, a, k, id, el)
+		at := min(m.now().UnixMilli(), unsent.Number.Time().UnixMilli()) // a number may be ahead of the clock
+		m.rows.Append(b, a.ID(), uint64(unsent.Number), waitingRow{at: at, el: unsent.Bytes})
+		m.count(a, k, unsent.Number, len(unsent.Bytes))
 	}
 	if b != nil {
+		m.writeCursor(b, a, k)
 		a.MarkUncommitted(l, session.Ticket(m.db.Commit(b)))
 		m.startNext(l, a, s)
 	}
 	return left
 }
 
-// shouldStoreBytes reports whether el is a message that is stored if no session takes it: see shouldStore.
-// It uses the parser of l. An element that can't be parsed is not stored.
-func (m *module) shouldStoreBytes(l *session.LoopRouter, el []byte) bool {
+// keeps reports whether el is a message that is kept if no session takes it. It uses the parser of l. An
+// element that can't be parsed is not kept.
+func keeps(l *session.LoopRouter, el []byte) bool {
 	e, err := l.Parser.Element(el)
 	if err != nil {
 		return false
 	}
 	defer l.Parser.Release(e)
 	typ, _ := e.Attr(stanza.AttrType)
-	return (len(typ) == 0 || string(typ) == "normal" || string(typ) == "chat") && shouldStore(e)
+	return handling.Of(stanza.ParseType(stanza.Message, typ), e).Keep
 }

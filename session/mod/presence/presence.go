@@ -29,6 +29,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"canto/session"
@@ -157,6 +158,13 @@ func (m *Service) Load(api *session.API) error {
 func WasDirected(s *session.Session, to jid.JID) bool {
 	d := directed.Get(s)
 	return d.has(to) || d.has(to.Bare())
+}
+
+// WasDirectedInto reports whether s has sent directed presence to an address with the bare JID bare: whether
+// it is in the room there. Under the account's lock.
+func WasDirectedInto(s *session.Session, bare jid.JID) bool {
+	d := directed.Get(s)
+	return d != nil && slices.ContainsFunc(d.to, func(o jid.JID) bool { return o.Bare() == bare })
 }
 
 // handleOutbound is the PrePresence hook: it handles each presence stanza that a client of the account

@@ -10,6 +10,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"canto/session"
+	"canto/session/mod/stanzaids"
 	"canto/session/sessiontest"
 	"canto/session/stanzaid"
 	"canto/session/store/storetest"
@@ -26,8 +27,16 @@ func ids(t *testing.T, s *sessiontest.Server, juliet *sessiontest.Client, n int)
 	juliet.Send(strings.Repeat("<message to='juliet@localhost/balcony' type='chat'><body>Hi</body></message>",
 		n))
 	s.Settle()
+	a, ok := s.Router.Table.LookupAccount(juliet.Bare())
+	if !ok {
+		t.Fatal("the account is not in memory")
+	}
+	cipher, err := stanzaids.NewCipher(s.DB)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, m := range id.FindAllStringSubmatch(juliet.Received(), -1) {
-		x, err := stanzaid.Parse(m[1])
+		x, err := cipher.Parse([]byte(m[1]), a.ID())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -96,7 +105,8 @@ func TestClockBack(t *testing.T) {
 	}
 }
 
-// While the lease can't be extended, there are ids below it and none above; messages pass.
+// While the lease can't be extended, ids are drawn below it, also when the clock is past its end. A message
+// that can't be written is answered with an error, and messages that are not archived pass.
 func TestLeaseUsedUp(t *testing.T) {
 	var flaky storetest.Flaky
 	s := sessiontest.New(t, sessiontest.Options{Fault: flaky.Fault})
@@ -109,9 +119,14 @@ func TestLeaseUsedUp(t *testing.T) {
 	s.Advance(10 * time.Second)
 	juliet.Send("<message to='juliet@localhost/balcony' type='chat'><body>Hi</body></message>")
 	s.Settle()
-	// The message has no child after the body.
+	if got := juliet.Received(); !strings.Contains(got, "<message type='error'") ||
+		!strings.Contains(got, "<stanza-id ") {
+		t.Errorf("past the end of the lease: %s", got)
+	}
+	juliet.Send("<message to='juliet@localhost/balcony' type='headline'><body>Hi</body></message>")
+	s.Settle()
 	if got := juliet.Received(); !strings.Contains(got, "<body>Hi</body></message>") {
-		t.Errorf("above the lease: %s", got)
+		t.Errorf("a headline above the lease: %s", got)
 	}
 	flaky.Writes.Store(false)
 	ids(t, s, juliet, 1)

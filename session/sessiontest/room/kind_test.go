@@ -37,7 +37,7 @@ func say(id string) string {
 	return "<message to='" + orchard + "' type='groupchat' id='" + id + "'><body>" + id + "</body></message>"
 }
 
-var logNumber = regexp.MustCompile(`<log xmlns='urn:canto:test:room' n='(\d+)'/><stanza-id`)
+var logNumber = regexp.MustCompile(`<log xmlns='urn:canto:test:room' n='(\d+)'/></message>`)
 
 // numbers returns the numbers of the messages in got, in order.
 func numbers(got string) (list []string) {
