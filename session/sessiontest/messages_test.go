@@ -121,6 +121,7 @@ func outcome(t *testing.T, typ, payload string, i int) string {
 	state := states[i]
 	romeo, other := s.Login("romeo", "romeo@localhost/desk"), s.Login("other", "romeo@localhost/phone")
 	app := s.Login("app", "push@localhost/app")
+	app.Send("<presence to='juliet@localhost'/>") // else it gets no requests of juliet's
 	const carbons = "<iq type='set' id='c'><enable xmlns='urn:xmpp:carbons:2'/></iq>"
 	other.Send(carbons + "<presence to='juliet@localhost'/>")
 	if state.name != "no account" {

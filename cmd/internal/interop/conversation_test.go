@@ -46,6 +46,7 @@ type member struct {
 	waiting  []message // came while the archive was read
 	reading  bool      // the archive is read
 	own      []string  // bodies that this device has sent
+	ended    time.Time // when its last connection has ended
 }
 
 // prefix begins each body; the number of the message follows.
@@ -85,6 +86,7 @@ func (m *member) hear(s message) {
 	}
 	m.c.mu.Lock()
 	defer m.c.mu.Unlock()
+	s.at = time.Now()
 	if m.reading {
 		m.waiting = append(m.waiting, s)
 	} else {
@@ -95,13 +97,8 @@ func (m *member) hear(s message) {
 // connect logs in, and reads what the device missed.
 func (m *member) connect() error {
 	c := m.c
+	last := m.last()
 	c.mu.Lock()
-	last := ""
-	for _, s := range m.log {
-		if s.id != "" {
-			last = s.id
-		}
-	}
 	m.reading = c.survives
 	c.mu.Unlock()
 	d, err := c.h.open(m.user, m.resource, m.hear)
@@ -110,6 +107,10 @@ func (m *member) connect() error {
 	}
 	if c.survives {
 		missed, err := d.archive(last)
+		for err != nil && d.alive() == nil && m.forget(last) {
+			last = m.last()
+			missed, err = d.archive(last)
+		}
 		if err != nil {
 			err = errors.Join(err, d.alive())
 			d.close()
@@ -136,6 +137,34 @@ func (m *member) connect() error {
 	return nil
 }
 
+// last is the id of the youngest message that the device knows; "" if it knows none.
+func (m *member) last() (id string) {
+	m.c.mu.Lock()
+	defer m.c.mu.Unlock()
+	for _, s := range m.log {
+		if s.id != "" {
+			id = s.id
+		}
+	}
+	return id
+}
+
+// forget forgets the youngest message, whose id the archive does not have any more, if it came live in the
+// last second before the connection ended. A server that was killed may not have stored it.
+func (m *member) forget(id string) bool {
+	m.c.mu.Lock()
+	defer m.c.mu.Unlock()
+	if len(m.log) == 0 {
+		return false
+	}
+	s := m.log[len(m.log)-1]
+	if s.id != id || s.at.IsZero() || m.ended.Sub(s.at) > time.Second {
+		return false
+	}
+	m.log = m.log[:len(m.log)-1]
+	return true
+}
+
 // stay connects again when the server has ended, if the conversation survives that.
 func (m *member) stay() {
 	c := m.c
@@ -149,7 +178,7 @@ func (m *member) stay() {
 			return
 		}
 		c.mu.Lock()
-		m.d = nil
+		m.d, m.ended = nil, time.Now()
 		c.mu.Unlock()
 		if !c.survives {
 			c.fail(d.alive())

@@ -35,7 +35,8 @@ type message struct {
 	how  string // "direct", or as what it was forwarded: "sent", "received", "archived"
 	from string // full address of its sender
 	body string
-	id   string // its id in the archive of the device's account; "" if it came without one
+	id   string    // its id in the archive of the device's account; "" if it came without one
+	at   time.Time // when a member of a conversation has heard it live
 }
 
 // A device is one session of an account, in this process. It logs in with direct TLS and PLAIN, turns
