@@ -4,11 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"math"
 	"os"
 	"slices"
-	"strconv"
 	"testing"
 	"time"
 
@@ -44,14 +44,17 @@ type entry struct {
 	text string
 }
 
-// seeds is how many cases a model runs: CANTO_SEEDS, or rapid's default.
+// seeds makes a model run as many cases as CANTO_SEEDS says; 100 without it.
 func seeds(t *testing.T) {
-	if n := os.Getenv("CANTO_SEEDS"); n != "" {
-		if _, err := strconv.Atoi(n); err != nil {
-			t.Fatal(err)
-		}
-		t.Setenv("RAPID_CHECKS", n)
+	n := os.Getenv("CANTO_SEEDS")
+	if n == "" {
+		return
 	}
+	was := flag.Lookup("rapid.checks").Value.String()
+	if err := flag.Set("rapid.checks", n); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { flag.Set("rapid.checks", was) })
 }
 
 // Paging against a slice: rows arrive and are trimmed between pages, in two archives at once. Each page has
