@@ -128,6 +128,7 @@ var ofAStart = regexp.MustCompile(
 
 // notSwapped are the conversations that are not played with another kernel, and why.
 var notSwapped = map[string]string{
+	"archive/pages": "it names ids of the archive that another start does not give",
 	"roster/roster": "it names a version of the roster that another start does not give",
 }
 
