@@ -278,7 +278,7 @@ func (e *Entity) MarkUncommitted(l *LoopRouter, t Ticket) {
 
 // An Outcome is what became of a stanza at the entity that it was for.
 type Outcome struct {
-	Delivered int  // number of sessions that took it
+	Delivered int  // number of sessions that took it, or a copy of it
 	Stored    bool // it is stored for later delivery
 	Refused   bool // its sender got an error
 }

@@ -44,6 +44,7 @@ type cli struct {
 
 	Serve   serveCmd   `cmd:"" help:"Run the server."`
 	User    userCmd    `cmd:"" help:"Add, change and list accounts."`
+	Push    pushCmd    `cmd:"" help:"Show what wakes the clients of an account."`
 	Host    hostCmd    `cmd:"" help:"List, add and delete hosts kept in the store."`
 	Modules modulesCmd `cmd:"" help:"Show which modules are loaded or skipped, and why."`
 	Check   checkCmd   `cmd:"" help:"Check the configuration, certificates and limits of this machine."`

@@ -25,6 +25,7 @@ import (
 	"canto/session/mod/ping"
 	"canto/session/mod/presence"
 	"canto/session/mod/private"
+	"canto/session/mod/push"
 	"canto/session/mod/register"
 	"canto/session/mod/roster"
 	"canto/session/mod/saslauth"
@@ -50,8 +51,9 @@ var All = []session.Manifest{
 	stanzaids.Manifest,
 	blocklist.Manifest,
 	disco.Manifest,
-	archive.Manifest,
 	carbons.Manifest,
+	push.Manifest,
+	archive.Manifest, // it records what the modules before it have done
 	offline.Manifest, // it keeps in the archive, if there is one
 	contact.Manifest,
 	limits.Manifest,

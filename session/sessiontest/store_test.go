@@ -13,6 +13,7 @@ import (
 
 	"canto/session"
 	"canto/session/mod"
+	"canto/session/sessiontest/asker"
 	"canto/session/sessiontest/room"
 	"canto/session/sessiontest/service"
 )
@@ -101,6 +102,10 @@ func optionsOf(name string) Options {
 	if strings.HasPrefix(name, "register/") {
 		return everything(Options{Hosts: []string{"localhost", "example.net"}})
 	}
+	if strings.HasPrefix(name, "asker/") {
+		return Options{Shelf: append([]session.Manifest{asker.Manifest}, mod.All...),
+			Modules: append(mod.DefaultNames(), asker.Manifest.Name)}
+	}
 	switch opt := withKinds(Options{}); {
 	case strings.HasPrefix(name, "room/"):
 		return opt
@@ -129,6 +134,8 @@ var ofAStart = regexp.MustCompile(
 // notSwapped are the conversations that are not played with another kernel, and why.
 var notSwapped = map[string]string{
 	"archive/pages": "it names ids of the archive that another start does not give",
+	"push/push":     "what waits to be pushed, and a push without an answer, are in memory only",
+	"asker/ask":     "a request without an answer is in memory only",
 	"roster/roster": "it names a version of the roster that another start does not give",
 }
 

@@ -16,7 +16,7 @@ var unused = strings.Fields(`
 	Account.Attach KindAccount Checked Closing ErrBadFormat ErrConflict ErrConnectionTimeout
 	ErrHostUnknown ErrInternal ErrInvalidFrom ErrInvalidNamespace ErrInvalidXML ErrReset
 	ErrUnsupportedStanza ErrUnsupportedVersion Flags Hooks.Chains Hooks.Remote Host.Connections MinLoginTimeout
-	MaxLoginInterval MinOutbox MinRate MinStanza LoopRouter.WithEntity MaxLoginTimeout
+	MaxLoginInterval MinOutbox MinRate MinStanza MaxLoginTimeout
 	MaxOutbox MaxRateWindow Opening Origin Outbox.Append Run Recipients.Has Recipients.Reset
 	Stanza.Clone
 	Stanza.Origin Stream.ID Stream.Lang Stream.CanReceive StreamRef Table.Lookup Table.LookupAccount

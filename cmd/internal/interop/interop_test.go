@@ -5,7 +5,6 @@ package interop
 import (
 	"bytes"
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -97,8 +96,8 @@ func (p *pair) environment(home string) []string {
 		"LC_ALL=C.UTF-8")
 }
 
-// waitTimeout is how long a client may take.
-const waitTimeout = time.Minute
+// waitTimeout is how long a client may take. The cores may be busy with a dozen clients and fuzz targets.
+const waitTimeout = 2 * time.Minute
 
 // run runs a client; its last line is "ok".
 func (p *pair) run(name string, args ...string) {
@@ -128,7 +127,7 @@ func tail(s string) string {
 var clients = map[string]func(p *pair){
 	"slixmpp":     func(p *pair) { p.slixmpp("login") },
 	"aioxmpp":     aioxmpp,
-	"xmppjs":      xmppjs,
+	"xmppjs":      func(p *pair) { xmppjs(p, "client.js") },
 	"profanity":   profanity,
 	"mcabber":     mcabber,
 	"go-sendxmpp": goSendxmpp,
@@ -157,7 +156,7 @@ func TestClients(t *testing.T) {
 		}
 		pairs(servers[version], names...)
 	}
-	t.Cleanup(func() { os.RemoveAll(built.dir) })
+	t.Cleanup(removeGoClients)
 	for _, j := range jobs {
 		t.Run("TLS "+j.version+"/"+j.how+"/"+j.name, func(t *testing.T) {
 			t.Parallel()
@@ -200,38 +199,47 @@ func aioxmpp(p *pair) {
 		p.juliet.password)
 }
 
-// script is testdata/client.js beside the modules that it imports.
-var script = sync.OnceValues(func() (string, error) {
+// npm's @xmpp/client, installed where CANTO_NODE_DIR says, runs a script of testdata.
+func xmppjs(p *pair, script string, more ...string) {
+	p.t.Helper()
 	dir := os.Getenv("CANTO_NODE_DIR")
 	if dir == "" {
-		return "", errors.New("CANTO_NODE_DIR names no folder with @xmpp/client in its node_modules")
+		p.t.Fatal("CANTO_NODE_DIR names no folder with @xmpp/client in its node_modules")
 	}
-	text, err := os.ReadFile("testdata/client.js")
+	text, err := os.ReadFile(filepath.Join("testdata", script))
 	if err != nil {
-		return "", err
+		p.t.Fatal(err)
 	}
-	name := filepath.Join(dir, "canto-client.mjs")
-	return name, os.WriteFile(name, text, 0o600)
-})
-
-// npm's @xmpp/client, installed where CANTO_NODE_DIR says.
-func xmppjs(p *pair) {
-	name, err := script()
+	// A script has to be beside the modules that it imports.
+	f, err := os.CreateTemp(dir, "canto-*.mjs")
 	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer os.Remove(f.Name())
+	if _, err := f.Write(text); err != nil {
+		p.t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
 		p.t.Fatal(err)
 	}
 	scheme := "xmpp"
 	if p.how == "direct" {
 		scheme = "xmpps"
 	}
-	p.run("node", name, scheme+"://localhost:"+p.port(), p.romeo.address, p.romeo.password, p.juliet.address,
-		p.juliet.password)
+	p.run("node", append([]string{f.Name(), scheme + "://localhost:" + p.port(), p.romeo.address,
+		p.romeo.password, p.juliet.address, p.juliet.password}, more...)...)
 }
 
 var built struct {
 	once sync.Once
 	dir  string
 	err  error
+}
+
+// removeGoClients removes what goClients has built. The next test that needs it has it built again.
+func removeGoClients() {
+	os.RemoveAll(built.dir)
+	built.once, built.dir = sync.Once{}, ""
 }
 
 // goClients is the folder with the programs of testdata/goclients, a module of its own: the server needs
@@ -306,23 +314,45 @@ type terminal struct {
 
 // inTerminal starts a program, until the test ends; files are made in its home folder first.
 func (p *pair) inTerminal(files map[string]string, program string) *terminal {
+	x := p.terminal(files)
+	x.run(program)
+	return x
+}
+
+// terminal is a terminal without a program yet. Files are made in the home folder of its programs.
+func (p *pair) terminal(files map[string]string) *terminal {
 	dir, err := os.MkdirTemp("", "tmux") // short: a socket's path is
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	x := &terminal{p, filepath.Join(dir, "s"), dir}
 	p.t.Cleanup(func() { os.RemoveAll(dir) })
+	writeFiles(p.t, dir, files)
+	return &terminal{p, filepath.Join(dir, "s"), dir}
+}
+
+// writeFiles makes files in a folder, by their paths in it.
+func writeFiles(t *testing.T, dir string, files map[string]string) {
+	t.Helper()
 	for name, text := range files {
 		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700); err != nil {
-			p.t.Fatal(err)
+			t.Fatal(err)
 		}
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			p.t.Fatal(err)
+			t.Fatal(err)
 		}
 	}
+}
+
+// run starts a program, until it or the test ends.
+func (x *terminal) run(program string) {
+	x.p.t.Helper()
 	x.tmux("new-session", "-d", "-s", "p", "-x", "140", "-y", "40", program)
-	p.t.Cleanup(func() { exec.Command("tmux", "-S", x.sock, "kill-server").Run() })
-	return x
+	x.p.t.Cleanup(func() { exec.Command("tmux", "-S", x.sock, "kill-server").Run() })
+}
+
+// runs says whether the program has not ended.
+func (x *terminal) runs() bool {
+	return exec.Command("tmux", "-S", x.sock, "has-session", "-t", "p").Run() == nil
 }
 
 func (x *terminal) tmux(args ...string) string {
@@ -340,7 +370,7 @@ func (x *terminal) tmux(args ...string) string {
 func (x *terminal) wait(text string) {
 	x.p.t.Helper()
 	for end := time.Now().Add(waitTimeout); ; time.Sleep(100 * time.Millisecond) {
-		s := x.tmux("capture-pane", "-p", "-t", "p")
+		s := x.screen()
 		if strings.Contains(s, text) {
 			return
 		}
@@ -348,6 +378,12 @@ func (x *terminal) wait(text string) {
 			x.p.t.Fatalf("%q does not show on the screen:\n%s", text, s)
 		}
 	}
+}
+
+// screen is what is on the screen.
+func (x *terminal) screen() string {
+	x.p.t.Helper()
+	return x.tmux("capture-pane", "-p", "-t", "p")
 }
 
 // say types a line.

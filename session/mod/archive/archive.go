@@ -278,7 +278,7 @@ func (m *Service) record(ev *session.Stanza) session.Verdict {
 	if ev.From.Bare() == a.JID() {
 		row.With, row.Flags = a.JID().String(), archive.Sent
 	}
-	if out.Stored && out.Delivered == 0 {
+	if out.Stored {
 		row.Flags |= archive.Waiting
 	}
 	if ev.Pushed {
