@@ -60,7 +60,7 @@ func Kinds() (list []Kind) {
 // A Handling is the decision about one message.
 type Handling struct {
 	Kind Kind // what the message is
-	// Archive: both sides archive it (XEP-0313 section 5.1.1), if their preferences do not exclude the other
+	// Archive: both sides archive it (XEP-0313 section 6.1), if their preferences do not exclude the other
 	// side (XEP-0441).
 	Archive bool
 	// CopySent and CopyReceived: the other devices of the sender and of the recipient get a carbon copy

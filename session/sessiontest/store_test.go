@@ -133,6 +133,7 @@ var ofAStart = regexp.MustCompile(
 
 // notSwapped are the conversations that are not played with another kernel, and why.
 var notSwapped = map[string]string{
+	"archive/pages": "it names ids of the archive that another start does not give",
 	"push/push":     "what waits to be pushed, and a push without an answer, are in memory only",
 	"asker/ask":     "a request without an answer is in memory only",
 	"roster/roster": "it names a version of the roster that another start does not give",

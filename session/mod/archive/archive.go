@@ -267,7 +267,7 @@ func (m *Service) decide(ev *session.Stanza) session.Verdict {
 }
 
 // record writes the recipient's row, when it is known what became of the message. A message that was refused
-// has none (XEP-0313 section 5.1). It is a Record hook, under the recipient's lock.
+// has none (XEP-0313 section 6.1). It is a Record hook, under the recipient's lock.
 func (m *Service) record(ev *session.Stanza) session.Verdict {
 	out := ev.Outcome()
 	if !ev.Archived || out.Refused || ev.Again {
@@ -307,7 +307,7 @@ func (m *Service) write(ev *session.Stanza, a *session.Account, id stanzaid.ID, 
 	m.Archive.Append(storage.BatchOf(ev), a.ID(), &st.sum, id, row, bareText(row.With))
 	m.counters.rows.Add(1)
 	m.counters.bytes.Add(uint64(n))
-	m.trimIfDue(ev.LoopRouter(), a, st)
+	m.trimIfDue(ev.LoopRouter(), a, st, row)
 }
 
 // bareText returns the text of the bare JID of a JID.
@@ -340,7 +340,7 @@ func (m *Service) commitRow(l *session.LoopRouter, a *session.Account, id stanza
 	a.MarkUncommitted(l, session.Ticket(m.db.Commit(b)))
 }
 
-// refuse answers a request for the archive of another account or of the domain (XEP-0313 section 7.1).
+// refuse answers a request for the archive of another account or of the domain (XEP-0313 section 8.1).
 func refuse(ev *session.Stanza) session.Verdict { return ev.Fail(stanza.Forbidden) }
 
 // refuseAbsent answers such a request at an address without an account, so that both look the same. It is an

@@ -33,7 +33,7 @@ var (
 // maxQueryID is how long the queryid of a client may be: it comes back with each message of the page.
 const maxQueryID = 256
 
-// fields is the form of a query (XEP-0313 section 4.1.6).
+// fields is the form of a query (XEP-0313 section 4.1.5).
 var fields = &form.Definition{FormType: ns, Fields: []form.FieldDefinition{
 	{Var: "with", Type: form.JIDSingle},
 	{Var: "start", Type: form.TextSingle, Datatype: "xs:dateTime"},
@@ -97,7 +97,7 @@ func (m *Service) query(ev *session.Stanza) session.Verdict {
 }
 
 // read reads a query. If ok is false, bad is the condition of the answer: an unknown field is not implemented
-// (XEP-0313 section 4.1.6), an id that can't be one of this archive is not found, all else is a bad request.
+// (XEP-0313 section 4.1.5), an id that can't be one of this archive is not found, all else is a bad request.
 func (m *Service) read(ev *session.Stanza, owner uint64) (q request, bad stanza.Condition, ok bool) {
 	p := ev.Payload()
 	if _, has := p.Attr(stanza.AttrNode); has {

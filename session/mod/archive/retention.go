@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"bytes"
 	"time"
 
 	"canto/reactor"
@@ -14,8 +15,8 @@ const trimEvery = time.Hour
 
 // trimIfDue deletes the oldest rows of a that exceed the retention or the limits, if that was not done in the
 // last hour or if the archive is a tenth above a limit. It is called for each row that is written, and so
-// costs next to nothing if nothing is due. Under the lock of a.
-func (m *Service) trimIfDue(l *session.LoopRouter, a *session.Account, st *state) {
+// costs next to nothing if nothing is due. newest is that row, whose id is st.sum.Last. Under the lock of a.
+func (m *Service) trimIfDue(l *session.LoopRouter, a *session.Account, st *state, newest archive.Row) {
 	if st.trimming {
 		return
 	}
@@ -36,16 +37,20 @@ func (m *Service) trimIfDue(l *session.LoopRouter, a *session.Account, st *state
 			return
 		}
 	}
-	m.trim(l, a, st, b)
+	newest.Seq, newest.Total, newest.Devices = st.sum.LastSeq, st.sum.Total, nil
+	newest.Element = bytes.Clone(newest.Element)
+	m.trim(l, a, st, b, newest)
 }
 
 // withSlack returns the size at which an archive with a limit is trimmed: a tenth above it, so that each
 // search deletes many rows.
 func withSlack(limit uint64) uint64 { return limit + limit/10 }
 
-// trim looks for the oldest row of a that stays by b, on a worker, and then deletes those before it. Under
-// the lock of a.
-func (m *Service) trim(l *session.LoopRouter, a *session.Account, st *state, b archive.Bound) {
+// trim looks for the oldest row of a that stays by b, on a worker, and then deletes those before it. The row
+// newest, whose id is st.sum.Last, stays always: it is in a batch that may not be given to the store before
+// the worker looks, and so the worker may not find it. Under the lock of a.
+func (m *Service) trim(l *session.LoopRouter, a *session.Account, st *state, b archive.Bound,
+	newest archive.Row) {
 	host, addr, owner, sum := a.Host(), a.JID(), a.ID(), st.sum
 	var first stanzaid.ID
 	var row archive.Row
@@ -53,20 +58,22 @@ func (m *Service) trim(l *session.LoopRouter, a *session.Account, st *state, b a
 		snap := m.db.Snapshot()
 		defer snap.Close()
 		first, row, err = m.Archive.Find(snap, owner, sum, b)
+		if first >= sum.Last {
+			first, row = sum.Last, newest
+		}
 		return err
 	}, func(l *session.LoopRouter, err error) {
 		m.withOwner(l, host, addr, owner, func(l *session.LoopRouter, a *session.Account) {
-			now := part.Get(a)
-			if now == nil {
+			if part.Get(a) != st { // a write has failed, and the account was reloaded
 				return
 			}
-			now.trimming = false
+			st.trimming = false
 			if err != nil {
 				m.counters.trimFailed.Add(1)
 				return
 			}
 			batch := m.db.NewBatch(owner)
-			n := m.Archive.Trim(batch, owner, &now.sum, first, row)
+			n := m.Archive.Trim(batch, owner, &st.sum, first, row)
 			m.counters.expired.Add(n)
 			if n > 0 {
 				a.MarkUncommitted(l, session.Ticket(m.db.Commit(batch)))

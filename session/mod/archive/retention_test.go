@@ -1,0 +1,119 @@
+package archive_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"canto/session/mod/archive"
+	"canto/session/sessiontest"
+)
+
+// The message that comes when all others are older than the retention stays, and they go. It stays also if a
+// worker looks for the oldest row before the message is given to the store.
+func TestRetention(t *testing.T) {
+	for _, fast := range []bool{false, true} {
+		t.Run(fmt.Sprint("fast=", fast), func(t *testing.T) { retention(t, fast) })
+	}
+}
+
+// retention is [TestRetention].
+func retention(t *testing.T, fast bool) {
+	s := free(t, sessiontest.Options{Module: with(func(o *archive.Options) { o.Retention = "24h" })})
+	romeo := s.Login("romeo", "romeo@localhost/orchard")
+	juliet := s.Login("juliet", "juliet@localhost/balcony")
+	juliet.Send("<presence/>")
+	s.Settle()
+	for i := range 3 {
+		romeo.Send(chat("juliet@localhost", "1", fmt.Sprint("number ", i)))
+		s.Settle()
+		s.AdvanceSettled(time.Minute)
+	}
+	old, _ := everything(t, s, romeo)
+	if fast {
+		hasten(s)
+	}
+	s.Advance(48 * time.Hour)
+	s.Settle()
+	romeo.Send(chat("juliet@localhost", "1", "number 3"))
+	s.Settle()
+	romeo.Send(chat("juliet@localhost", "1", "number 4"))
+	s.Settle()
+	for _, c := range []*sessiontest.Client{romeo, juliet} {
+		_, bodies := everything(t, s, c)
+		equal(t, c.Name, bodies, numbered(3, 4))
+	}
+	if p := query(t, s, romeo, set("<after>"+old[2]+"</after>")); p.condition != "item-not-found" {
+		t.Errorf("an id of an expired message: %+v", p)
+	}
+	s.Restart()
+	romeo = s.Login("romeo", "romeo@localhost/orchard")
+	_, bodies := everything(t, s, romeo)
+	equal(t, "after a restart", bodies, numbered(3, 4))
+	s.Advance(12 * time.Hour)
+	s.Settle()
+	romeo.Send(chat("juliet@localhost", "1", "number 5"))
+	s.Advance(13 * time.Hour)
+	s.Settle()
+	romeo.Send(chat("juliet@localhost", "1", "number 6"))
+	s.Settle()
+	_, bodies = everything(t, s, romeo)
+	equal(t, "a day later", bodies, numbered(5, 6))
+}
+
+// An archive keeps at most so many messages, and a tenth more until the oldest go. Pages, counts and metadata
+// agree. What waits for a device is never deleted.
+func TestMaxMessages(t *testing.T) {
+	s := free(t, sessiontest.Options{Module: with(func(o *archive.Options) { o.MaxMessages = 20 })})
+	romeo := s.Login("romeo", "romeo@localhost/orchard")
+	s.AddAccount("juliet@localhost")
+	for i := range 100 {
+		romeo.Send(chat("juliet@localhost", "1", fmt.Sprint("number ", i)))
+		s.Settle()
+		ids, bodies := everything(t, s, romeo)
+		n := len(bodies)
+		equal(t, fmt.Sprint("after ", i), bodies, numbered(i+1-n, i))
+		if n > 22 || i >= 20 && n < 20 || i < 20 && n != i+1 {
+			t.Fatalf("after %d messages: %d", i+1, n)
+		}
+		if p := query(t, s, romeo, set("<max>1</max>")); p.count != fmt.Sprint(n) || p.first != ids[0] {
+			t.Fatalf("after %d messages: %+v, and %d rows", i, p, n)
+		}
+		romeo.Send("<iq type='get' id='m'><metadata xmlns='urn:xmpp:mam:2'/></iq>")
+		s.Settle()
+		if got := romeo.Received(); !strings.Contains(got, "<start id='"+ids[0]+"'") ||
+			!strings.Contains(got, "<end id='"+ids[n-1]+"'") {
+			t.Fatalf("metadata: %s", got)
+		}
+	}
+	s.Restart()
+	juliet := s.Login("juliet", "juliet@localhost/balcony")
+	_, bodies := everything(t, s, juliet)
+	equal(t, "what waits", bodies, numbered(0, 99))
+	juliet.Send("<presence/>")
+	s.Settle()
+	_, live := readPage(t, "x", append(juliet.Stanzas(), "<iq id='x' id='x'/>"))
+	equal(t, "delivered", live, numbered(0, 99))
+	romeo = s.Login("romeo", "romeo@localhost/orchard")
+	romeo.Send(chat("juliet@localhost", "1", "number 100"))
+	s.Settle()
+	_, bodies = everything(t, s, juliet)
+	equal(t, "when nothing waits", bodies, numbered(81, 100))
+}
+
+// An archive keeps at most so many bytes, and a tenth more until the oldest messages go.
+func TestMaxBytes(t *testing.T) {
+	const size = 4000
+	s := free(t, sessiontest.Options{Module: with(func(o *archive.Options) { o.MaxBytes = 64 << 10 })})
+	romeo := s.Login("romeo", "romeo@localhost/orchard")
+	for i := range 60 {
+		romeo.Send(chat("juliet@localhost", "1", fmt.Sprint("number ", i)+strings.Repeat(" ", size)))
+		s.Settle()
+	}
+	_, bodies := everything(t, s, romeo)
+	if n := len(bodies); n*size > 64<<10*11/10 || n < 14 || !strings.HasPrefix(bodies[n-1], "number 59 ") ||
+		!strings.HasPrefix(bodies[0], fmt.Sprint("number ", 60-n, " ")) {
+		t.Errorf("%d messages are left", n)
+	}
+}
