@@ -109,6 +109,9 @@ type OutboundStanza struct {
 	// these are not queued while the wire has room.
 	From, To jid.JID
 
+	// Ordered: it waits after what is queued, as a stanza of another entity does, although the server itself has
+	// made it: a copy of what another device has sent. It is not routed again.
+	Ordered          bool
 	Number           stanzaid.ID // see [Stanza.Number]
 	Archived         bool        // see [Stanza.Archived]
 	copyFrom, copyTo int32       // see queuedElement
@@ -242,7 +245,7 @@ func (out Outbox) mustQueue(p OutboundStanza) bool {
 	switch {
 	case out.s.hibernating() || out.s.ending != notEnded || out.s.outbox != nil && out.s.outbox.blocked:
 		return true
-	case p.fromSource || p.From.IsZero():
+	case p.fromSource || p.From.IsZero() && !p.Ordered:
 		return false
 	}
 	return out.backlogged() && p.Kind == stanza.Message || out.s.outbox != nil && len(out.s.outbox.queue) > 0

@@ -121,6 +121,15 @@ func (a *Archive) Get(r store.Reader, owner uint64, id stanzaid.ID) (Row, bool, 
 	return a.rows.Get(r, owner, uint64(id))
 }
 
+// First returns the id of the oldest row; false if there is none: one seek. It may wait for the disk.
+func (a *Archive) First(r store.Reader, owner uint64) (id stanzaid.ID, ok bool, err error) {
+	err = a.rows.Scan(r, owner, 0, math.MaxUint64, 1, false, func(first uint64, _ Row) bool {
+		id, ok = stanzaid.ID(first), true
+		return false
+	})
+	return id, ok, err
+}
+
 // Scan calls fn for the rows from from to to, both included, until fn returns false. The bytes of a row are
 // valid until fn returns. On a worker.
 func (a *Archive) Scan(r store.Reader, owner uint64, from, to stanzaid.ID, reverse bool,
@@ -134,11 +143,7 @@ func (a *Archive) Scan(r store.Reader, owner uint64, from, to stanzaid.ID, rever
 // left out.
 func (a *Archive) ScanWith(r store.Reader, owner uint64, with string, from, to stanzaid.ID, reverse bool,
 	fn func(id stanzaid.ID, row Row) bool) error {
-	var first stanzaid.ID // rows of the index before it are left over
-	err := a.rows.Scan(r, owner, 0, math.MaxUint64, 1, false, func(id uint64, _ Row) bool {
-		first = stanzaid.ID(id)
-		return false
-	})
+	first, _, err := a.First(r, owner) // rows of the index before it are left over
 	last, ok, lerr := a.rows.Last(r, owner)
 	if err != nil || lerr != nil || !ok {
 		return firstError(err, lerr)

@@ -31,6 +31,8 @@ package archive
 
 import (
 	"errors"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"canto/session"
@@ -129,6 +131,8 @@ type Service struct {
 	prefs     *store.Map[string, []byte]
 	now       wallclock.Clock
 	counters  *counters
+	sweeps    sync.Map    // the names of the hosts for which a sweep runs
+	unloaded  atomic.Bool // the sweeps end
 }
 
 // Load implements [session.Module]. It fails if an option is out of range, if there is no store, or if the
@@ -182,6 +186,7 @@ func (m *Service) addHooks(api *session.API) {
 		h.OnIQ(api.Module, true, prefsName, refuse, t)
 		h.OnIQ(api.Module, false, prefsName, refuse, t)
 	}
+	h.Bound.Add(api.Module, session.Archive, m.bound)
 	h.Absent.Add(api.Module, session.Deliver, refuseAbsent)
 	h.OnIQ(api.Module, true, queryName, m.query, session.ToSelf)
 	h.OnIQ(api.Module, false, queryName, sendForm, session.ToSelf)

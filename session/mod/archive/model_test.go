@@ -48,8 +48,8 @@ func TestModel(t *testing.T) {
 	})
 }
 
-// retention is how long the model's server keeps messages.
-const retention = 48 * time.Hour
+// keptFor is how long the model's server keeps messages.
+const keptFor = 48 * time.Hour
 
 // A sent message of the model.
 type sent struct {
@@ -93,7 +93,7 @@ func newConversation(t *testing.T, _ *rapid.T) *conversation {
 	m := &conversation{policies: [2]string{"always", "always"}}
 	m.s = sessiontest.New(t, sessiontest.Options{Limits: &lim, Module: func(_ string, v any) error {
 		if o, ok := v.(*archive.Options); ok {
-			o.Retention = retention.String()
+			o.Retention = keptFor.String()
 		}
 		return nil
 	}})
@@ -121,11 +121,11 @@ func (m *conversation) settle() {
 
 // The parts of a message that a device looks at.
 var (
-	resultID = regexp.MustCompile(`<result [^>]*id='(\w{26})'`)
-	inner    = regexp.MustCompile(`<message xmlns='jabber:client'[^>]* from='([^']*)'`)
-	ownID    = regexp.MustCompile(`<stanza-id xmlns='urn:xmpp:sid:0' id='(\w{26})'`)
-	text     = regexp.MustCompile(`<body>(text \d+)</body>`)
-	failure  = regexp.MustCompile(`^<message type='error' id='(text \d+)'`)
+	pageID  = regexp.MustCompile(`<result [^>]*id='(\w{26})'`)
+	inner   = regexp.MustCompile(`<message xmlns='jabber:client'[^>]* from='([^']*)'`)
+	ownID   = regexp.MustCompile(`<stanza-id xmlns='urn:xmpp:sid:0' id='(\w{26})'`)
+	text    = regexp.MustCompile(`<body>(text \d+)</body>`)
+	failure = regexp.MustCompile(`^<message type='error' id='(text \d+)'`)
 )
 
 // read reads what d got. It returns the ids of the results of a page, and what its answer is.
@@ -143,7 +143,7 @@ func (m *conversation) read(d *device) (page []string, answer string) {
 			}
 			continue
 		}
-		id := resultID.FindStringSubmatch(el)
+		id := pageID.FindStringSubmatch(el)
 		if id != nil {
 			page = append(page, id[1])
 		} else {
@@ -366,7 +366,7 @@ func (m *conversation) check(t *rapid.T) {
 }
 
 // young reports whether a message can't have expired.
-func (m *conversation) young(s *sent) bool { return m.s.Net.Now().Sub(s.at) < retention }
+func (m *conversation) young(s *sent) bool { return m.s.Net.Now().Sub(s.at) < keptFor }
 
 // checkArchive checks the archive of an account, which reader has read.
 func (m *conversation) checkArchive(t *rapid.T, account int, reader *device) {

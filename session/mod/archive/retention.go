@@ -2,12 +2,14 @@ package archive
 
 import (
 	"bytes"
+	"errors"
 	"time"
 
 	"canto/reactor"
 	"canto/session"
 	"canto/session/archive"
 	"canto/session/stanzaid"
+	"canto/session/store"
 )
 
 // trimEvery is how often the oldest rows of a warm account are looked at.
@@ -48,7 +50,8 @@ func withSlack(limit uint64) uint64 { return limit + limit/10 }
 
 // trim looks for the oldest row of a that stays by b, on a worker, and then deletes those before it. The row
 // newest, whose id is st.sum.Last, stays always: it is in a batch that may not be given to the store before
-// the worker looks, and so the worker may not find it. Under the lock of a.
+// the worker looks, and so the worker may not find it. A zero newest: all rows are given to the store, and
+// all may go. Under the lock of a.
 func (m *Service) trim(l *session.LoopRouter, a *session.Account, st *state, b archive.Bound,
 	newest archive.Row) {
 	host, addr, owner, sum := a.Host(), a.JID(), a.ID(), st.sum
@@ -58,7 +61,7 @@ func (m *Service) trim(l *session.LoopRouter, a *session.Account, st *state, b a
 		snap := m.db.Snapshot()
 		defer snap.Close()
 		first, row, err = m.Archive.Find(snap, owner, sum, b)
-		if first >= sum.Last {
+		if newest.Seq != 0 && first >= sum.Last {
 			first, row = sum.Last, newest
 		}
 		return err
@@ -80,6 +83,88 @@ func (m *Service) trim(l *session.LoopRouter, a *session.Account, st *state, b a
 			}
 		})
 	})
+}
+
+// The pace of a sweep.
+const (
+	sweepAccounts              = 200    // accounts that one step looks at
+	sweepPause    reactor.Tick = 10     // between two steps: 200 accounts a second
+	sweepAgain    reactor.Tick = 36_000 // after the last account: an hour
+)
+
+// bound is the Bound hook: it trims the archive of an account whose client logs in, and starts the sweep of
+// the host, once. Under the account's lock.
+func (m *Service) bound(l *session.LoopRouter, s *session.Session) {
+	if m.retention == 0 {
+		return
+	}
+	m.expire(l, s.Account())
+	if _, running := m.sweeps.LoadOrStore(s.Host().Name, true); !running {
+		host := s.Host()
+		l.After(sweepPause, func() { m.sweep(l, host, "") })
+	}
+}
+
+// expire deletes the rows of a that are too old. Under the lock of a.
+func (m *Service) expire(l *session.LoopRouter, a *session.Account) {
+	st := part.Get(a)
+	before := stanzaid.FirstAt(m.now().Add(-m.retention))
+	if st == nil || st.trimming || st.sum.Last == 0 || st.sum.First >= before {
+		return
+	}
+	m.trim(l, a, st, archive.Bound{Before: before, Keep: m.keep(a)}, archive.Row{})
+}
+
+// sweep looks for rows that are too old in the archives of a host, also of accounts that are not used: some
+// accounts at a time, from the one after the localpart after. A worker reads the oldest row of each; only an
+// account that has something to delete is loaded. It continues until the module is unloaded. On a loop, under
+// no lock.
+func (m *Service) sweep(l *session.LoopRouter, host *session.Host, after string) {
+	if m.unloaded.Load() {
+		return
+	}
+	before := stanzaid.FirstAt(m.now().Add(-m.retention))
+	var expired []store.Account
+	seen, last := 0, ""
+	ok := l.RunOnWorker(host, reactor.Disk, func() error {
+		snap := m.db.Snapshot()
+		defer snap.Close()
+		var bad error
+		err := m.db.Accounts().List(snap, host.Name, after, func(acc store.Account) bool {
+			seen, last = seen+1, acc.Local
+			first, ok, err := m.Archive.First(snap, acc.ID)
+			if bad = err; ok && first < before {
+				expired = append(expired, acc)
+			}
+			return bad == nil && seen < sweepAccounts
+		})
+		return errors.Join(err, bad)
+	}, func(l *session.LoopRouter, err error) {
+		if err != nil {
+			m.counters.trimFailed.Add(1)
+		}
+		for _, acc := range expired {
+			addr, err := acc.JID()
+			if err != nil {
+				continue
+			}
+			m.withOwner(l, host, addr, acc.ID, m.expire)
+		}
+		pause := sweepPause
+		if err != nil || seen < sweepAccounts {
+			last, pause = "", sweepAgain
+		}
+		l.After(pause, func() { m.sweep(l, host, last) })
+	})
+	if !ok { // the workers are busy
+		l.After(sweepPause, func() { m.sweep(l, host, after) })
+	}
+}
+
+// Unload implements [session.Unloader]: it ends the sweeps.
+func (m *Service) Unload() error {
+	m.unloaded.Store(true)
+	return nil
 }
 
 // keep returns the oldest row of a that must not be deleted, as no device has had it; 0 if there is none.

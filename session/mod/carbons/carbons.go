@@ -118,7 +118,7 @@ func (m *module) copySent(ev *session.Stanza) session.Verdict {
 			continue
 		}
 		el, _, _ := m.wrap(ev, a, s, sentName)
-		if s.Send(session.OutboundStanza{Bytes: el, Kind: stanza.Message}) {
+		if s.Send(session.OutboundStanza{Bytes: el, Kind: stanza.Message, Ordered: true}) {
 			m.copies.Add(1)
 		}
 	}
