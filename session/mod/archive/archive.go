@@ -37,7 +37,6 @@ import (
 
 	"canto/session"
 	"canto/session/archive"
-	"canto/session/handling"
 	"canto/session/jid"
 	"canto/session/mod/disco"
 	"canto/session/mod/stanzaids"
@@ -234,7 +233,7 @@ func (m *Service) archiveSent(ev *session.Stanza) session.Verdict {
 	}
 	ev.Number, ev.Archived = id, true
 	m.write(ev, a, id, archive.Row{Flags: archive.Sent, With: ev.To.String()})
-	if h.Kind == handling.Retraction {
+	if mayRetract(h.Kind) {
 		m.retract(ev, a, ev.To)
 	}
 	return session.Pass
@@ -290,7 +289,7 @@ func (m *Service) record(ev *session.Stanza) session.Verdict {
 		row.Flags |= archive.Pushed
 	}
 	m.write(ev, a, ev.Number, row)
-	if ev.Handling().Kind == handling.Retraction {
+	if mayRetract(ev.Handling().Kind) {
 		m.retract(ev, a, ev.From)
 	}
 	return session.Pass

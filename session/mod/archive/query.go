@@ -160,7 +160,9 @@ func (m *Service) readForm(q *request, p xmlstream.Element, owner uint64) (bad s
 	}
 	// The checks of Check hold: these have values of their types, or none.
 	q.Start, _, _ = d.Time("start")
-	q.End, _, _ = d.Time("end")
+	if q.End, given, _ = d.Time("end"); given && q.End.IsZero() {
+		q.End = q.End.Add(1) // the zero Time would be no bound; there is no message at either moment
+	}
 	for _, at := range []struct {
 		name string
 		id   *stanzaid.ID

@@ -22,24 +22,36 @@ var (
 	retractedName = xmlstream.N("urn:xmpp:message-retract:1", "retracted")
 	originIDName  = xmlstream.N("urn:xmpp:sid:0", "origin-id")
 	applyToName   = xmlstream.N("urn:xmpp:fasten:0", "apply-to")
+	oldRetract    = xmlstream.N("urn:xmpp:message-retract:0", "retract") // in an apply-to
 )
 
 // retractedID returns the id of the message that e retracts, or nil: the origin-id or the id attribute that
-// its author has given it (XEP-0424 section 4).
+// its author has given it (XEP-0424 section 4). An <apply-to/> may attach other things too: it counts if it
+// has the retraction of the version before.
 func retractedID(e xmlstream.Element) []byte {
 	for c, ok := e.First(); ok; c, ok = c.Next() {
-		if c.Is(handling.RetractName) || c.Is(applyToName) {
-			id, _ := c.Attr(stanza.AttrID)
-			return id
+		if c.Is(applyToName) {
+			if _, old := c.Child(oldRetract); !old {
+				continue
+			}
+		} else if !c.Is(handling.RetractName) {
+			continue
 		}
+		id, _ := c.Attr(stanza.AttrID)
+		return id
 	}
 	return nil
 }
 
+// mayRetract reports whether a message of the kind k may be a retraction: a private message of a room may be
+// one, too.
+func mayRetract(k handling.Kind) bool { return k == handling.Retraction || k == handling.RoomPrivate }
+
 // retract replaces the message that ev retracts by a tombstone, in the archive of a (XEP-0424 section 5).
 // with is the other side of the conversation. The message must be of the author of ev: the same bare JID. A
-// private message of a room must be of the same occupant. ev itself is archived like any message, so a client
-// that has the message learns of it. Under the lock of a.
+// private message that a room has sent must be of the same occupant, which is the same full JID, if it or ev
+// is marked as one. ev itself is archived like any message, so a client that has the message learns of it.
+// Under the lock of a.
 //
 //  1. A worker looks for the message among those of the conversation, the newest first.
 //  2. If it is there, and is of the same author, it is replaced, under the account's lock.
@@ -51,8 +63,8 @@ func (m *Service) retract(ev *session.Stanza, a *session.Account, with jid.JID) 
 		return
 	}
 	host, addr, owner, below := a.Host(), a.JID(), a.ID(), ev.Number
-	author, room := ev.From, ev.Handling().Kind == handling.RoomPrivate
-	search := retraction{id: id, own: own, author: author, exact: room, by: stamp(m.now().UTC())}
+	search := retraction{id: id, own: own, author: ev.From, by: stamp(m.now().UTC()),
+		elsewhere: ev.From.Bare() != addr, occupant: ev.Handling().Kind == handling.RoomPrivate}
 	ev.LoopRouter().RunOnWorker(host, reactor.Disk, func() error {
 		snap := m.db.Snapshot()
 		defer snap.Close()
@@ -83,8 +95,10 @@ type retraction struct {
 	id     []byte  // that its author has given it
 	own    []byte  // the id of the message that retracts it
 	author jid.JID // who retracts it
-	exact  bool    // the author's whole JID counts: it is an occupant of a room
 	by     string  // the time of the retraction
+
+	elsewhere bool // the author is not the owner of the archive
+	occupant  bool // the retraction is a private message of a room
 
 	at     stanzaid.ID // of the row
 	row    archive.Row // the tombstone; without an element if the message was not found
@@ -103,7 +117,7 @@ func (r *retraction) found(at stanzaid.ID, row archive.Row) bool {
 	}
 	text, _ := e.Attr(stanza.AttrFrom)
 	from, err := jid.Parse(string(text))
-	if err != nil || from != r.author && (r.exact || from.Bare() != r.author.Bare()) {
+	if err != nil || !r.byAuthor(e, from) {
 		r.others++
 		return false
 	}
@@ -112,6 +126,15 @@ func (r *retraction) found(at stanzaid.ID, row archive.Row) bool {
 	r.row.Flags |= archive.Retracted
 	r.row.Element = r.tombstone(e)
 	return true
+}
+
+// byAuthor reports whether the message e, which has come from from, is of the author.
+func (r *retraction) byAuthor(e xmlstream.Element, from jid.JID) bool {
+	if from.Bare() != r.author.Bare() {
+		return false
+	}
+	room := r.occupant || handling.Of(stanza.TypeChat, e).Kind == handling.RoomPrivate
+	return !r.elsewhere || !room || from == r.author
 }
 
 // hasID reports whether the author of the message e has given it the id.
