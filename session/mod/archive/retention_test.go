@@ -6,8 +6,10 @@ import (
 	"testing"
 	"time"
 
+	engine "canto/session/archive"
 	"canto/session/mod/archive"
 	"canto/session/sessiontest"
+	"canto/session/stanzaid"
 )
 
 // The message that comes when all others are older than the retention stays, and they go. It stays also if a
@@ -115,5 +117,52 @@ func TestMaxBytes(t *testing.T) {
 	if n := len(bodies); n*size > 64<<10*11/10 || n < 14 || !strings.HasPrefix(bodies[n-1], "number 59 ") ||
 		!strings.HasPrefix(bodies[0], fmt.Sprint("number ", 60-n, " ")) {
 		t.Errorf("%d messages are left", n)
+	}
+}
+
+// Messages that are too old are deleted from the archive of an account that is not used any more: by the
+// sweep, which any login on the host starts. An account without such messages is not loaded.
+func TestSweep(t *testing.T) {
+	s := sessiontest.New(t, sessiontest.Options{Module: func(_ string, v any) error {
+		if o, ok := v.(*archive.Options); ok {
+			o.Retention = "24h"
+		}
+		return nil
+	}})
+	s.AddAccount("nurse@localhost")
+	romeo := s.Login("romeo", "romeo@localhost/orchard")
+	juliet := s.Login("juliet", "juliet@localhost/balcony")
+	juliet.Send("<presence/>")
+	romeo.Send("<message to='juliet@localhost' type='chat'><body>old</body></message>")
+	s.Settle()
+	owner := map[string]uint64{}
+	for _, c := range []*sessiontest.Client{romeo, juliet} {
+		a, _ := s.Router.Table.LookupAccount(c.Bare())
+		owner[c.Name] = a.ID()
+		c.Send("</stream:stream>")
+	}
+	s.Settle()
+	count := func(owner uint64) (n int) {
+		arc, err := engine.Open(s.DB.Tables())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := arc.Scan(s.DB, owner, 0, 1<<63, false, func(stanzaid.ID, engine.Row) bool {
+			n++
+			return true
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	for _, hours := range []int{1, 30} {
+		s.Advance(time.Duration(hours) * time.Hour)
+		s.Settle()
+		s.AdvanceSettled(5 * time.Second)
+		for name, id := range owner {
+			if n, want := count(id), map[int]int{1: 1, 30: 0}[hours]; n != want {
+				t.Errorf("after %d hours the archive of %s has %d messages, want %d", hours, name, n, want)
+			}
+		}
 	}
 }
