@@ -485,5 +485,16 @@ func Lookup[T any](a *API) (v T, ok bool) {
 	return x.(T), true
 }
 
+// Provided returns the value of type T that a module of p has provided, or that the process gives to all
+// profiles. It is for what is outside of the modules, as a command of the operator. Any goroutine, once p is
+// loaded.
+func Provided[T any](p *Profile) (v T, ok bool) {
+	x, ok := p.dependencies[reflect.TypeFor[T]()]
+	if !ok {
+		return v, false
+	}
+	return x.(T), true
+}
+
 // NewDependency makes v a Dependency that modules look up as a T.
 func NewDependency[T any](v T) Dependency { return Dependency{reflect.TypeFor[T](), v} }

@@ -46,6 +46,8 @@ type cli struct {
 	User    userCmd    `cmd:"" help:"Add, change and list accounts."`
 	Push    pushCmd    `cmd:"" help:"Show what wakes the clients of an account."`
 	Host    hostCmd    `cmd:"" help:"List, add and delete hosts kept in the store."`
+	Archive archiveCmd `cmd:"" help:"Show and trim the archive of an account."`
+	Message messageCmd `cmd:"" help:"Show what became of an archived message."`
 	Modules modulesCmd `cmd:"" help:"Show which modules are loaded or skipped, and why."`
 	Check   checkCmd   `cmd:"" help:"Check the configuration, certificates and limits of this machine."`
 	Bytes   bytesCmd   `cmd:"" help:"Show how much memory each part of the running server holds."`
@@ -188,7 +190,8 @@ func plainWords(args []string) []string {
 		return append(slices.Concat(args[:at], args[at+1:]), "--help")
 	case args[at] == "--version":
 		return slices.Concat(args[:at], []string{"version"}, args[at+1:])
-	case at+2 == len(args) && args[at+1] == "help" && (args[at] == "user" || args[at] == "host"):
+	case at+2 == len(args) && args[at+1] == "help" &&
+		slices.Contains([]string{"user", "host", "archive"}, args[at]):
 		return slices.Concat(args[:at+1], []string{"--help"})
 	}
 	return args

@@ -126,7 +126,8 @@ func TestChangersMakeNoFolder(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "example.org")
 	for _, c := range []string{"user passwd romeo@example.org", "user del romeo@example.org",
-		"user ban romeo@example.org", "user unban romeo@example.org", "host del example.net"} {
+		"user ban romeo@example.org", "user unban romeo@example.org", "host del example.net",
+		"archive trim romeo@example.org --keep 1"} {
 		s.fails(exitFailed, `data: there is no data folder: give it with --data, or make one with canto serve`,
 			strings.Fields(c)...)
 		s.nothingMade()
@@ -139,7 +140,8 @@ func TestChangersMakeNoFolder(t *testing.T) {
 func TestReadersMakeNoFolder(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "example.org")
-	for _, args := range []string{"user list", "user list example.org", "user show a@example.org", "host list"} {
+	for _, args := range []string{"user list", "user list example.org", "user show a@example.org", "host list",
+		"archive show a@example.org", "message a@example.org x"} {
 		s.fails(exitFailed, `data: there is no data folder: give it with --data, or make one with canto serve`,
 			strings.Fields(args)...)
 	}

@@ -111,6 +111,30 @@ func (m *Service) wants(a *session.Account, j jid.JID) bool {
 	return ok
 }
 
+// Preferences are the stored preferences of an account, for the operator's commands.
+type Preferences struct {
+	Policy string `json:"policy"` // always, roster or never; "default": the account has none, the host's count
+	Always int    `json:"always"` // the number of addresses that are always archived
+	Never  int    `json:"never"`  // and of those that are never archived
+}
+
+// StoredPreferences reads the preferences of the account with the id owner. It may wait for the disk.
+func StoredPreferences(db *store.DB, r store.Reader, owner uint64) (Preferences, error) {
+	table, err := store.MapOf(db.Tables(), prefsDef)
+	if err != nil {
+		return Preferences{}, err
+	}
+	row, ok, err := table.Get(r, owner, "")
+	if err != nil || !ok {
+		return Preferences{Policy: "default"}, err
+	}
+	p, err := readPrefs(row)
+	if err != nil {
+		return Preferences{}, err
+	}
+	return Preferences{policyNames[p.policy], len(p.always), len(p.never)}, nil
+}
+
 // WantsStored reports whether the stored preferences of the account with the id owner let a message with j be
 // archived. The policy roster counts as never: rosters are not read. On a worker.
 func (m *Service) WantsStored(r store.Reader, owner uint64, j jid.JID) (bool, error) {
