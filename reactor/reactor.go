@@ -42,7 +42,11 @@ type Config struct {
 	// OnShutdown is called for each connection, on its loop, before it is closed by a shutdown. It may
 	// Append a farewell.
 	OnShutdown func(c *Conn)
-	// ShutdownTimeout bounds how long a shutdown waits for connections to close; 5 s.
+	// Busy reports whether the handler has work on a loop that must end before a shutdown: what clients have
+	// sent and workers have not read yet. On the loop. Nil: never.
+	Busy func(l *Loop) bool
+	// ShutdownTimeout bounds how long a shutdown waits for connections to close, and for loops that are busy; 5
+	// s.
 	ShutdownTimeout time.Duration
 	// StdTLS leaves TLS 1.3 connections to crypto/tls for their whole life, at 4 to 9 kB each. Otherwise
 	// the record layer of this package continues them after their handshakes.
@@ -266,14 +270,14 @@ func (r *Reactor) Run(ctx context.Context) error {
 	return nil
 }
 
-// shutdown closes all listeners and connections, and waits until the connections are gone, for
-// Config.ShutdownTimeout at most. Meanwhile it posts ticks, as linger timers need them.
+// shutdown closes all listeners and connections, and waits until the connections are gone and no loop is
+// busy, for Config.ShutdownTimeout at most. Meanwhile it posts ticks, as linger timers need them.
 func (r *Reactor) shutdown(ticks *time.Ticker) {
 	r.closeAcceptors()
 	r.shutdownConns()
 	timeout := time.NewTimer(r.cfg.ShutdownTimeout)
 	defer timeout.Stop()
-	for r.conns.Load() > 0 {
+	for r.conns.Load() > 0 || r.busy(timeout.C) {
 		select {
 		case <-timeout.C:
 			return
@@ -283,6 +287,29 @@ func (r *Reactor) shutdown(ticks *time.Ticker) {
 			}
 		}
 	}
+}
+
+// busy reports whether a loop is busy: see Config.Busy. It returns false if the time is over first.
+func (r *Reactor) busy(over <-chan time.Time) bool {
+	if r.cfg.Busy == nil {
+		return false
+	}
+	answers := make(chan bool, len(r.loops))
+	for _, l := range r.loops {
+		if !l.Post(func() { answers <- r.cfg.Busy(l) }) {
+			answers <- false
+		}
+	}
+	is := false
+	for range r.loops {
+		select {
+		case b := <-answers:
+			is = is || b
+		case <-over:
+			return false
+		}
+	}
+	return is
 }
 
 // shutdownConns posts to each loop a function that calls Config.OnShutdown for each of its

@@ -203,6 +203,7 @@ func (e mailbox) load(l *LoopRouter) {
 	}
 	w.draining = true
 	l.stats.Loads++
+	l.loads++
 	j := &loadJob{e: e.Entity, oldID: e.id, mustSee: e.ticket,
 		creationEpoch: l.router.Table.creationEpoch(e.addr)}
 	p := e.host.Profile()
@@ -278,6 +279,7 @@ func (j *loadJob) read(r *Router, p *Profile) (err error) {
 func (e mailbox) onLoaded(l *LoopRouter, j *loadJob, err error) {
 	l.enter()
 	defer l.leave()
+	l.loads--
 	e.lock(l)
 	switch {
 	case err != nil:

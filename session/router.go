@@ -56,6 +56,10 @@ func (r *Router) Tick() reactor.Tick { return r.CurrentTick() }
 // LoopRouter returns the kernel's part of loop. After Start.
 func (r *Router) LoopRouter(loop *reactor.Loop) *LoopRouter { return r.loopRouters[loop.Index()] }
 
+// Busy reports whether stanzas on loop wait for entities that are being read: a shutdown waits for them. On
+// the loop.
+func (r *Router) Busy(loop *reactor.Loop) bool { return r.LoopRouter(loop).loads > 0 }
+
 // LoopRouters returns the kernel's parts of all loops, by their index. The slice must not be
 // changed. After Start.
 func (r *Router) LoopRouters() []*LoopRouter { return r.loopRouters }
@@ -149,6 +153,7 @@ type LoopRouter struct {
 
 	ackWindows    map[uint64]*ackWindow // of tracked streams, by Stream.ID
 	commitWaiters commitWaiterList
+	loads         int // loads of entities that are under way: stanzas wait for them
 	fanout        fanoutQueue
 	stats         Stats
 	sweepAt       int       // the shard that was swept last

@@ -331,6 +331,7 @@ func (s *program) open(c *config, r *run) error {
 		OutboxBytes: lim.Outbox,
 		Connections: connectionCap(descriptorLimit(), lim.Connections),
 		OnShutdown:  s.C2S.OnShutdown,
+		Busy:        s.Router.Busy,
 		StdTLS:      !c.C2S.CompactTLS,
 	})
 	if err != nil {

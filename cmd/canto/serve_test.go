@@ -11,8 +11,10 @@ import (
 	"os/exec"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -994,5 +996,49 @@ func TestHostRemovedAndAddedAgain(t *testing.T) {
 	unavailable := stanzaError{"cancel", "service-unavailable"}
 	if _, err := paris.iq("get", "<ping xmlns='urn:xmpp:ping'/>"); err != unavailable {
 		t.Errorf("ping on a host that was added again without it: %v", err)
+	}
+}
+
+// Messages that were taken before a shutdown, for an account that is being read from a slow disk, are stored
+// before the server ends.
+func TestShutdownWaitsForReads(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "example.org")
+	for _, name := range []string{"juliet", "romeo"} {
+		s.ok("user", "add", name+"@example.org", "--password", "x")
+	}
+	var slow atomic.Bool
+	p, stop := s.serveHere(func(o *store.Options) {
+		o.Fault = func(write bool) error {
+			if !write && slow.Load() {
+				time.Sleep(100 * time.Millisecond) // for each read
+			}
+			return nil
+		}
+	})
+	romeo := p.login("example.org", "romeo", "x")
+	slow.Store(true)
+	for i := range 5 {
+		romeo.send(fmt.Sprintf("<message to='juliet@example.org' type='chat'><body>%d</body></message>", i))
+	}
+	if _, err := romeo.iq("get", "<ping xmlns='urn:xmpp:ping'/>"); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	if err := romeo.ended(); err != streamError("system-shutdown") {
+		t.Error(err)
+	}
+	if n := p.wait(); n != 0 {
+		t.Fatalf("status %d: %s", n, p.log)
+	}
+	p = s.serve()
+	juliet := p.login("example.org", "juliet", "x")
+	juliet.send("<presence/>")
+	for i := range 5 {
+		if n, err := juliet.stanza(func(n node) bool {
+			return n.XMLName.Local == "message"
+		}); err != nil || !body(fmt.Sprint(i))(n) {
+			t.Fatalf("message %d after a restart: %v %v", i, n, err)
+		}
 	}
 }
