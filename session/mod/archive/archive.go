@@ -13,11 +13,11 @@
 // docs/messages.md has the table.
 //
 // How a message is archived. In the Pre chain of its sender, phase Archive writes the sender's row, which is
-// durable before the message goes on or fails with it. In the chain of its recipient, phase Archive decides,
-// and adds the stanza-id to what the devices get. Phase Record writes the row, when it is known which devices
-// got the message and whether it waits for one (module offline). Both rows go into the batch of the message:
-// if it can't be written, the sender gets an error. A message that is refused is in the sender's archive
-// alone.
+// given to the store before the message goes on, and so is durable before that of its recipient. In the chain
+// of its recipient, phase Archive decides, and adds the stanza-id to what devices get. Phase Record writes
+// the row, when it is known which devices got the message and whether it waits for one (module offline). Each
+// row goes into the batch of the message at its account: if it can't be written, the sender gets an error. A
+// message that is refused is in the sender's archive alone.
 //
 // How a page is read. A worker reads it from a snapshot that has all messages which were taken before;
 // messages that come in the meantime are delivered live. So what arrives while a client catches up is in a

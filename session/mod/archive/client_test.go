@@ -24,6 +24,8 @@ type page struct {
 
 var (
 	resultID  = regexp.MustCompile(`<result xmlns='urn:xmpp:mam:2'[^>]* id='([^']*)'`)
+	stanzaID  = regexp.MustCompile(`<stanza-id xmlns='urn:xmpp:sid:0' id='([^']*)'`)
+	messageID = regexp.MustCompile(`^<message[^>]* id='([^']*)'`)
 	bodyText  = regexp.MustCompile(`<body>([^<]*)`)
 	firstText = regexp.MustCompile(`<first[^>]*>([^<]*)`)
 	lastText  = regexp.MustCompile(`<last>([^<]*)`)
@@ -167,3 +169,13 @@ func (eager) Do(_ reactor.Class, l *reactor.Loop, work func() error, then func(e
 
 // hasten gives s workers that are faster than its loops.
 func hasten(s *sessiontest.Server) { s.Router.Workers = eager{} }
+
+// counter returns a counter of the module, with a value of its label result.
+func counter(s *sessiontest.Server, name, result string) (n uint64) {
+	s.Router.EachCounter(func(c session.CounterName, v uint64) {
+		if c.Name == "archive_"+name && c.Value == result {
+			n = v
+		}
+	})
+	return n
+}

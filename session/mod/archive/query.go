@@ -77,10 +77,12 @@ func (m *Service) query(ev *session.Stanza) session.Verdict {
 		began := m.now()
 		snap := m.db.Snapshot()
 		defer snap.Close()
-		page, err = m.Archive.Page(snap, owner, q.Query)
+		if page, err = m.Archive.Page(snap, owner, q.Query); err != nil {
+			return err
+		}
 		m.counters.pages.Add(1)
 		m.counters.pageNanos.Add(uint64(max(m.now().Sub(began), 0)))
-		return err
+		return nil
 	}, func(ev *session.Stanza, err error) session.Verdict {
 		switch {
 		case errors.Is(err, archive.ErrNotFound):

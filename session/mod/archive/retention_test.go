@@ -22,7 +22,7 @@ func TestRetention(t *testing.T) {
 
 // retention is [TestRetention].
 func retention(t *testing.T, fast bool) {
-	s := free(t, sessiontest.Options{Module: with(func(o *archive.Options) { o.Retention = "24h" })})
+	s := free(t, sessiontest.Options{Module: with(func(o *archive.Options) { o.Retention = "1h" })})
 	romeo := s.Login("romeo", "romeo@localhost/orchard")
 	juliet := s.Login("juliet", "juliet@localhost/balcony")
 	juliet.Send("<presence/>")
@@ -36,7 +36,7 @@ func retention(t *testing.T, fast bool) {
 	if fast {
 		hasten(s)
 	}
-	s.Advance(48 * time.Hour)
+	s.Advance(3 * time.Hour)
 	s.Settle()
 	romeo.Send(chat("juliet@localhost", "1", "number 3"))
 	s.Settle()
@@ -46,22 +46,33 @@ func retention(t *testing.T, fast bool) {
 		_, bodies := everything(t, s, c)
 		equal(t, c.Name, bodies, numbered(3, 4))
 	}
-	if p := query(t, s, romeo, set("<after>"+old[2]+"</after>")); p.condition != "item-not-found" {
-		t.Errorf("an id of an expired message: %+v", p)
+	pages := counter(s, "queries_total", "page")
+	for _, content := range []string{set("<after>" + old[2] + "</after>"),
+		set("<before>" + old[0] + "</before>"), submit("ids", old[1]), submit("after-id", old[2]),
+		submit("before-id", old[2])} {
+		if p := query(t, s, romeo, content); p.condition != "item-not-found" {
+			t.Errorf("an id of an expired message (attack K90): %+v", p)
+		}
+	}
+	if n := counter(s, "queries_total", "page"); n != pages {
+		t.Errorf("%d pages without an id were counted", n-pages)
+	}
+	if n := counter(s, "rows_expired_total", ""); n != 6 {
+		t.Errorf("%d rows have expired", n)
 	}
 	s.Restart()
 	romeo = s.Login("romeo", "romeo@localhost/orchard")
 	_, bodies := everything(t, s, romeo)
 	equal(t, "after a restart", bodies, numbered(3, 4))
-	s.Advance(12 * time.Hour)
+	s.Advance(40 * time.Minute)
 	s.Settle()
 	romeo.Send(chat("juliet@localhost", "1", "number 5"))
-	s.Advance(13 * time.Hour)
+	s.Advance(61 * time.Minute)
 	s.Settle()
 	romeo.Send(chat("juliet@localhost", "1", "number 6"))
 	s.Settle()
 	_, bodies = everything(t, s, romeo)
-	equal(t, "a day later", bodies, numbered(5, 6))
+	equal(t, "an hour later", bodies, numbered(6, 6))
 }
 
 // An archive keeps at most so many messages, and a tenth more until the oldest go. Pages, counts and metadata
