@@ -98,13 +98,17 @@ func (ev *Stanza) Add(el []byte) { ev.extra = append(ev.extra, el...) }
 // delivered. el is copied. It returns an error, and changes nothing, if el is not well-formed.
 // For hooks of phase Rewrite.
 func (ev *Stanza) Replace(el []byte) error {
-	b := ev.loopRouter.mail.copyBytes(el)
+	b, old := ev.loopRouter.mail.copyBytes(el), []byte(nil)
+	if ev.rewritten { // elements of the parser are released in the reverse order of their making
+		old = ev.Element.Raw()
+		ev.loopRouter.Parser.Release(ev.Element)
+	}
 	e, err := ev.loopRouter.Parser.Element(b)
 	if err != nil {
+		if ev.rewritten {
+			ev.Element, _ = ev.loopRouter.Parser.Element(old)
+		}
 		return err
-	}
-	if ev.rewritten {
-		ev.loopRouter.Parser.Release(ev.Element)
 	}
 	ev.Element, ev.rewritten, ev.decided = e, true, false
 	return nil

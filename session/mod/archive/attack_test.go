@@ -307,3 +307,33 @@ func TestTooManyPreferences(t *testing.T) {
 		t.Errorf("the preferences are %.300s", got)
 	}
 }
+
+// Forged ids (Prosody 2016): 1, 2 and 50 ids in the name of the recipient, also with the address written
+// otherwise, are taken out of what its device gets and of its archive. Exactly one true id comes, and the
+// archive has the message under it.
+func TestAttackR03(t *testing.T) {
+	s, _ := filled(t, sessiontest.Options{}, 0)
+	romeo, juliet := s.Client("romeo"), s.Client("juliet")
+	for _, n := range []int{1, 2, 50} {
+		for _, by := range []string{"juliet@localhost", "JULIET@localhost", "juliet@LOCALHOST", "", "@@"} {
+			id := "<stanza-id xmlns='urn:xmpp:sid:0' id='forged' by='" + by + "'/>"
+			romeo.Send("<message to='juliet@localhost' type='chat'>" + strings.Repeat(id, n/2) + "<body>x</body>" +
+				strings.Repeat(id, n-n/2) + "</message>")
+			s.Settle()
+			got := juliet.Received()
+			if strings.Contains(got, "forged") || strings.Count(got, "<stanza-id ") != 1 {
+				t.Errorf("%d by %q: %s", n, by, got)
+			}
+			p := query(t, s, juliet, set("<max>1</max><before/>"))
+			if len(p.ids) != 1 || p.ids[0] != match(stanzaID, got) {
+				t.Errorf("%d by %q: archived as %v, and it came as %s", n, by, p.ids, got)
+			}
+			juliet.Send("<iq type='set' id='q'><query xmlns='urn:xmpp:mam:2'>" + set("<max>1</max><before/>") +
+				"</query></iq>")
+			s.Settle()
+			if got := juliet.Received(); strings.Contains(got, "forged") {
+				t.Errorf("%d by %q: the archive has %s", n, by, got)
+			}
+		}
+	}
+}
