@@ -22,7 +22,7 @@ import (
 // which no error came, is exactly once in the archive of each side and on each device after its catch-up, in
 // one order, if the preferences let it be archived and it has not expired. CANTO_SEEDS is how many cases run.
 func TestModel(t *testing.T) {
-	checks := "10"
+	checks := "6"
 	if n := os.Getenv("CANTO_SEEDS"); n != "" {
 		checks = n
 	}
