@@ -26,9 +26,9 @@
 package archive
 
 import (
+	"errors"
 	"math"
 
-	"canto/session/jid"
 	"canto/session/stanzaid"
 	"canto/session/store"
 )
@@ -96,9 +96,8 @@ func (a *Archive) Load(r store.Reader, owner uint64) (s Summary, err error) {
 }
 
 // Append adds r to b as the newest row, under id, which must be greater than s.Last. It sets Seq and Total of
-// the row, and changes s. with is the bare JID in r.With. It allocates nothing. On a loop, under the owner's
-// lock.
-func (a *Archive) Append(b *store.Batch, owner uint64, s *Summary, id stanzaid.ID, r Row, with string) {
+// the row, and changes s. It allocates nothing. On a loop, under the owner's lock.
+func (a *Archive) Append(b *store.Batch, owner uint64, s *Summary, id stanzaid.ID, r Row) {
 	s.LastSeq++
 	s.Total += uint64(len(r.Element))
 	if s.Last == 0 {
@@ -107,7 +106,7 @@ func (a *Archive) Append(b *store.Batch, owner uint64, s *Summary, id stanzaid.I
 	s.Last = id
 	r.Seq, r.Total = s.LastSeq, s.Total
 	a.rows.Append(b, owner, uint64(id), r)
-	a.index.Put(b, owner, indexKey{bucketOf(id), hashOf(with), id}, struct{}{})
+	a.index.Put(b, owner, indexKey{bucketOf(id), hashOf(bareOf(r.With)), id}, struct{}{})
 }
 
 // Replace adds a new form of the row id to b, which is there already. r must have the Seq, the Total and the
@@ -146,7 +145,7 @@ func (a *Archive) ScanWith(r store.Reader, owner uint64, with string, from, to s
 	first, _, err := a.First(r, owner) // rows of the index before it are left over
 	last, ok, lerr := a.rows.Last(r, owner)
 	if err != nil || lerr != nil || !ok {
-		return firstError(err, lerr)
+		return errors.Join(err, lerr)
 	}
 	from, to = max(from, first), min(to, stanzaid.ID(last))
 	if from > to {
@@ -171,17 +170,9 @@ func (a *Archive) ScanWith(r store.Reader, owner uint64, with string, from, to s
 				}
 				return more
 			})
-		err = firstError(err, inner)
+		err = errors.Join(err, inner)
 	}
 	return err
-}
-
-// firstError returns the first of two errors that is not nil.
-func firstError(a, b error) error {
-	if a != nil {
-		return a
-	}
-	return b
 }
 
 // bareOf returns the bare JID of a prepared JID: what is before the first slash.
@@ -193,9 +184,6 @@ func bareOf(full string) string {
 	}
 	return full
 }
-
-// Bare returns the text of the bare JID of j, as Append wants it.
-func Bare(j jid.JID) string { return bareOf(j.String()) }
 
 // A Bound says where a trimmed archive begins: the first row that stays is the oldest one for which no field
 // says that it has to go.

@@ -308,20 +308,10 @@ func (m *Service) write(ev *session.Stanza, a *session.Account, id stanzaid.ID, 
 		}
 	}
 	row.Element, row.Devices, row.Skew = ap.B[:n], ap.B[n:], archive.SkewOf(id, m.now())
-	m.Archive.Append(storage.BatchOf(ev), a.ID(), &st.sum, id, row, bareText(row.With))
+	m.Archive.Append(storage.BatchOf(ev), a.ID(), &st.sum, id, row)
 	m.counters.rows.Add(1)
 	m.counters.bytes.Add(uint64(n))
 	m.trimIfDue(ev.LoopRouter(), a, st, row)
-}
-
-// bareText returns the text of the bare JID of a JID.
-func bareText(full string) string {
-	for i := range len(full) {
-		if full[i] == '/' {
-			return full[:i]
-		}
-	}
-	return full
 }
 
 // withOwner calls f with the account at addr if it still has the id owner. On a loop, under no lock.

@@ -98,8 +98,9 @@ func (m *Service) query(ev *session.Stanza) session.Verdict {
 	})
 }
 
-// read reads a query. If ok is false, bad is the condition of the answer: an unknown field is not implemented
-// (XEP-0313 section 4.1.5), an id that can't be one of this archive is not found, all else is a bad request.
+// read reads a query. If ok is false, bad is the condition of the answer: feature-not-implemented for a field
+// that the form does not have (XEP-0313 section 4.1.6), item-not-found for an id that can't be one of this
+// archive, and bad-request for all else.
 func (m *Service) read(ev *session.Stanza, owner uint64) (q request, bad stanza.Condition, ok bool) {
 	p := ev.Payload()
 	if _, has := p.Attr(stanza.AttrNode); has {

@@ -69,7 +69,7 @@ func (m *Service) retract(ev *session.Stanza, a *session.Account, with jid.JID) 
 		snap := m.db.Snapshot()
 		defer snap.Close()
 		left := maxRetracted
-		return m.Archive.ScanWith(snap, owner, archive.Bare(with), 1, below-1, true,
+		return m.Archive.ScanWith(snap, owner, with.Bare().String(), 1, below-1, true,
 			func(at stanzaid.ID, row archive.Row) bool {
 				left--
 				return !search.found(at, row) && left > 0

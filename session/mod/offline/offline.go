@@ -367,7 +367,6 @@ func (r *replay) readSlice() error {
 func (r *replay) readTable(snap *store.Snapshot) (end stanzaid.ID, err error) {
 	end = r.end
 	size := 0
-	var bad error
 	err = r.m.rows.Scan(snap, r.id, max(uint64(r.nextRead), firstVersionEnd), uint64(r.end)-1, 0, false,
 		func(id uint64, w waitingRow) bool {
 			var a xmlstream.Appender
@@ -380,7 +379,7 @@ func (r *replay) readTable(snap *store.Snapshot) (end stanzaid.ID, err error) {
 			}
 			return size < sliceBytes
 		})
-	return end, errors.Join(err, bad)
+	return end, err
 }
 
 // readArchive reads rows of the archive that wait, up to end. It returns the number before which all were

@@ -148,7 +148,7 @@ func (m *module) moveRows(snap *store.Snapshot, who session.EntityRef) (any, err
 			k.from = id
 		}
 		m.archive.Archive.Append(b, who.ID, &sum, id, archive.Row{Flags: archive.Waiting | archive.Moved,
-			Skew: archive.SkewOf(id, msg.at), With: msg.from.String(), Element: msg.forwarded}, archive.Bare(msg.from))
+			Skew: archive.SkewOf(id, msg.at), With: msg.from.String(), Element: msg.forwarded})
 	}
 	m.rows.Trim(b, who.ID, firstVersionEnd)
 	m.cursors.Put(b, who.ID, "", k)
