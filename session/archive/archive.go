@@ -15,19 +15,23 @@
 //
 // # The index
 //
-// A second row, of 27 bytes of key and no value, finds the messages with one bare JID. Its key begins with
-// the month, so that it is deleted by ranges too. The rows of the month in which an archive begins now may be
-// left over: a page passes over them.
+// A second table finds the messages with one bare JID. A run is a series of rows with one bare JID, with no
+// other row between them. The index has an entry, of 27 bytes of key and no value, for the first row of each
+// run, and for every 64th row of a long one. Its key begins with the month, so that it is deleted by ranges
+// too, and a new month begins a new run. The entries of the month in which an archive begins now may be left
+// over: a page passes over them. The batch of a row without an entry fails if a batch between it and the entry
+// of its run has failed: so every row that is read back can be found.
 //
 // # Cost
 //
 // A page costs one seek and its rows, wherever it is and however long the archive is. A page with one JID
-// costs one seek for each month without a match besides.
+// costs one seek for each run, and for each month without a match, besides.
 package archive
 
 import (
 	"errors"
 	"math"
+	"slices"
 
 	"canto/session/stanzaid"
 	"canto/session/store"
@@ -64,6 +68,8 @@ type Summary struct {
 	First, Last       stanzaid.ID // the ids of the oldest and the newest row; 0: the archive is empty
 	FirstSeq, LastSeq uint64      // their numbers; of an empty archive the numbers of the last row that it had
 	Before, Total     uint64      // the bytes before the oldest row, and up to the newest
+	with              uint64      // the hash of the bare JID of the newest row
+	failures          uint64      // Batch.Failures when the last entry of the index was added
 }
 
 // Count returns the number of rows.
@@ -83,6 +89,7 @@ func (a *Archive) Load(r store.Reader, owner uint64) (s Summary, err error) {
 		err = a.rows.Scan(r, owner, 0, math.MaxUint64, 1, reverse, func(id uint64, row Row) bool {
 			if reverse {
 				s.Last, s.LastSeq, s.Total = stanzaid.ID(id), row.Seq, row.Total
+				s.with = hashOf(bareOf(row.With))
 			} else {
 				s.First, s.FirstSeq, s.Before = stanzaid.ID(id), row.Seq, row.Total-uint64(len(row.Element))
 			}
@@ -100,13 +107,20 @@ func (a *Archive) Load(r store.Reader, owner uint64) (s Summary, err error) {
 func (a *Archive) Append(b *store.Batch, owner uint64, s *Summary, id stanzaid.ID, r Row) {
 	s.LastSeq++
 	s.Total += uint64(len(r.Element))
+	hash, bucket := hashOf(bareOf(r.With)), bucketOf(id)
+	if f := b.Failures(); f != s.failures || hash != s.with || s.Last == 0 || bucket != bucketOf(s.Last) ||
+		s.LastSeq%runRows == 0 {
+		a.index.Put(b, owner, indexKey{bucket, hash, id}, struct{}{})
+		s.failures = f
+	} else {
+		b.BuildsOn(f)
+	}
 	if s.Last == 0 {
 		s.First, s.FirstSeq, s.Before = id, s.LastSeq, s.Total-uint64(len(r.Element))
 	}
-	s.Last = id
+	s.Last, s.with = id, hash
 	r.Seq, r.Total = s.LastSeq, s.Total
 	a.rows.Append(b, owner, uint64(id), r)
-	a.index.Put(b, owner, indexKey{bucketOf(id), hashOf(bareOf(r.With)), id}, struct{}{})
 }
 
 // Replace adds a new form of the row id to b, which is there already. r must have the Seq, the Total and the
@@ -151,28 +165,97 @@ func (a *Archive) ScanWith(r store.Reader, owner uint64, with string, from, to s
 	if from > to {
 		return nil
 	}
-	hash, more := hashOf(with), true
-	bucket, end, step := int(bucketOf(from)), int(bucketOf(to)), 1
+	w := withScan{a: a, r: r, owner: owner, with: with, hash: hashOf(with), from: from, to: to, fn: fn}
 	if reverse {
-		bucket, end, step = end, bucket, -1
+		return w.backward()
 	}
-	for ; more && err == nil && bucket != end+step; bucket += step {
-		var inner error
-		err = a.index.ScanRange(r, owner, indexKey{uint16(bucket), hash, from},
-			indexKey{uint16(bucket), hash, to + 1}, reverse, func(k indexKey, _ struct{}) bool {
-				row, ok, err := a.Get(r, owner, k.id)
-				if err != nil {
-					inner = err
-					return false
-				}
-				if ok && bareOf(row.With) == with {
-					more = fn(k.id, row)
-				}
-				return more
-			})
-		err = errors.Join(err, inner)
+	return w.forward()
+}
+
+// A withScan reads the rows with one bare JID, run by run. from and to bound the rows that are not read yet.
+type withScan struct {
+	a        *Archive
+	r        store.Reader
+	owner    uint64
+	with     string
+	hash     uint64
+	from, to stanzaid.ID
+	fn       func(id stanzaid.ID, row Row) bool
+	stopped  bool // fn has returned false
+}
+
+// forward calls fn for the rows in ascending order. The run in which the span begins has its entry before it,
+// or none any more, so the first rows are read without the index.
+func (w *withScan) forward() error {
+	start, ok := w.from, true
+	for {
+		err := w.a.Scan(w.r, w.owner, start, w.to, false, func(id stanzaid.ID, row Row) bool {
+			if hashOf(bareOf(row.With)) != w.hash {
+				return false
+			}
+			w.from = id + 1
+			w.call(id, row)
+			return !w.stopped
+		})
+		if err != nil || w.stopped || w.from > w.to {
+			return err
+		}
+		if start, ok, err = w.entry(false); err != nil || !ok {
+			return err
+		}
+		w.from = start + 1 // also if the row is gone
+	}
+}
+
+// backward calls fn for the rows in descending order.
+func (w *withScan) backward() error {
+	start, ok, err := w.entry(true)
+	var run []Item
+	for err == nil {
+		if !ok {
+			start = w.from // the entry of the run in which the span begins is before it
+		}
+		run = run[:0]
+		err = w.a.Scan(w.r, w.owner, start, w.to, false, func(id stanzaid.ID, row Row) bool {
+			if hashOf(bareOf(row.With)) != w.hash {
+				return false
+			}
+			row.Element, row.Devices = slices.Clone(row.Element), slices.Clone(row.Devices)
+			run = append(run, Item{id, row})
+			return len(run) <= runRows
+		})
+		for i := len(run) - 1; i >= 0 && !w.stopped; i-- {
+			w.call(run[i].ID, run[i].Row)
+		}
+		if w.to = start - 1; err != nil || w.stopped || !ok || w.from > w.to {
+			return err
+		}
+		start, ok, err = w.entry(true)
 	}
 	return err
+}
+
+// call calls fn if row is with the JID, and not with another one of the same hash.
+func (w *withScan) call(id stanzaid.ID, row Row) {
+	if bareOf(row.With) == w.with {
+		w.stopped = !w.fn(id, row)
+	}
+}
+
+// entry returns the row of the first entry of the index between from and to, with last of the last one.
+func (w *withScan) entry(last bool) (id stanzaid.ID, ok bool, err error) {
+	bucket, end, step := int(bucketOf(w.from)), int(bucketOf(w.to)), 1
+	if last {
+		bucket, end, step = end, bucket, -1
+	}
+	for ; !ok && err == nil && bucket != end+step; bucket += step {
+		err = w.a.index.ScanRange(w.r, w.owner, indexKey{uint16(bucket), w.hash, w.from},
+			indexKey{uint16(bucket), w.hash, w.to + 1}, last, func(k indexKey, _ struct{}) bool {
+				id, ok = k.id, true
+				return false
+			})
+	}
+	return id, ok, err
 }
 
 // bareOf returns the bare JID of a prepared JID: what is before the first slash.
@@ -184,6 +267,9 @@ func bareOf(full string) string {
 	}
 	return full
 }
+
+// runRows is how many rows of a run there are at most from one entry of the index to the next.
+const runRows = 64
 
 // A Bound says where a trimmed archive begins: the first row that stays is the oldest one for which no field
 // says that it has to go.

@@ -9,6 +9,7 @@ import (
 	"math"
 	"os"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -68,6 +69,7 @@ func TestPages(t *testing.T) {
 		m := &model{db: db, a: a, next: 1 << 40}
 		t.Repeat(map[string]func(*rapid.T){
 			"append": m.append,
+			"run":    m.run,
 			"trim":   m.trim,
 			"page":   m.page,
 			"reload": m.reload,
@@ -119,6 +121,26 @@ func (m *model) append(t *rapid.T) {
 		m.rows = append(m.rows, e)
 	}
 	m.db.Commit(other)
+	if err := m.db.Wait(context.Background(), m.db.Commit(b)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// run adds a run of rows with one JID, in one batch or in several. The index may have several entries for it.
+func (m *model) run(t *rapid.T) {
+	with := rapid.SampledFrom(jids).Draw(t, "with")
+	each := rapid.SampledFrom([]int{1, 1000}).Draw(t, "rows of a batch")
+	b := m.db.NewBatch(modelOwner)
+	for range rapid.IntRange(1, 3*runRows).Draw(t, "rows") {
+		m.next += stanzaid.ID(rapid.SampledFrom([]uint64{1, 1 << 30}).Draw(t, "step"))
+		e := entry{m.next, with, "x"}
+		m.a.Append(b, modelOwner, &m.sum, e.id, Row{With: e.with, Element: []byte(e.text)})
+		m.rows = append(m.rows, e)
+		if b.Len() >= each {
+			m.db.Commit(b)
+			b = m.db.NewBatch(modelOwner)
+		}
+	}
 	if err := m.db.Wait(context.Background(), m.db.Commit(b)); err != nil {
 		t.Fatal(err)
 	}
@@ -336,6 +358,79 @@ func TestPageLimits(t *testing.T) {
 	}
 	if _, err = a.Page(db, 1, Query{Max: 10, IDs: []stanzaid.ID{1003, 9}}); !errors.Is(err, ErrNotFound) {
 		t.Errorf("an id that is not there: %v", err)
+	}
+}
+
+// A row without an entry of its own in the index is lost together with the row that has the entry of its run:
+// whatever is there can be found.
+func TestRunAfterLoss(t *testing.T) {
+	var failing atomic.Bool
+	o := memory()
+	o.Fault = func(write bool) error {
+		if write && failing.Load() {
+			return errors.New("no disk")
+		}
+		return nil
+	}
+	db, err := store.Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	a, err := Open(db.Tables())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s Summary
+	row := func(id stanzaid.ID, with string) *store.Batch {
+		b := db.NewBatch(1)
+		a.Append(b, 1, &s, id, Row{With: with, Element: []byte("x")})
+		return b
+	}
+	give := func(b *store.Batch) error { return db.Wait(t.Context(), db.Commit(b)) }
+	found := func(with string) (n int) {
+		for _, backwards := range []bool{false, true} {
+			p, err := a.Page(db, 1, Query{With: with, Max: 10, Backwards: backwards})
+			if err != nil || backwards && len(p.Items) != n {
+				t.Fatalf("%d rows, then %d, %v", n, len(p.Items), err)
+			}
+			n = len(p.Items)
+		}
+		return n
+	}
+	for id := stanzaid.ID(1); id <= 3; id++ {
+		b := row(id, "a@h")
+		if got, want := b.Len(), 1; id > 1 && got != want {
+			t.Errorf("row %d of a run: %d writes, want %d", id, got, want)
+		}
+		if err := give(b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	failing.Store(true)
+	first := db.Commit(row(4, "b@h"))
+	second := row(5, "b@h") // built before the loss is known
+	if db.Wait(t.Context(), first) == nil {
+		t.Fatal("the fault does not work")
+	}
+	failing.Store(false)
+	if err := give(second); err == nil {
+		t.Error("the second row of a run is stored, the first is not")
+	}
+	if err := give(row(6, "b@h")); err != nil { // built after it
+		t.Error(err)
+	}
+	if err := give(row(7, "b@h")); err != nil {
+		t.Error(err)
+	}
+	if n, m := found("a@h"), found("b@h"); n != 3 || m != 2 {
+		t.Errorf("found %d rows of a, %d of b", n, m)
+	}
+	if s, err = a.Load(db, 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := give(row(8, "b@h")); err != nil || found("b@h") != 3 {
+		t.Errorf("after a read: %v, %d rows", err, found("b@h"))
 	}
 }
 

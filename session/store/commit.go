@@ -45,6 +45,9 @@ type Batch struct {
 	changes []nameChange // the rows of the directory that it changes
 	key     []byte       // scratch: the key that a table encodes
 	val     []byte       // scratch: the value that a table encodes
+	// failures is what BuildsOn was told, plus one; 0: nothing.
+	failures uint64
+	db       *DB
 }
 
 // batches is the pool of empty batches. A batch comes back after its group was written.
@@ -61,7 +64,7 @@ func (b *Batch) release() {
 		return
 	}
 	b.pebble.Reset()
-	b.owner, b.system, b.err = 0, false, nil
+	b.owner, b.system, b.err, b.failures, b.db = 0, false, nil, 0, nil
 	clear(b.changes)
 	b.changes = b.changes[:0]
 	batches.Put(b)
@@ -73,6 +76,7 @@ func (b *Batch) release() {
 // left to the garbage collector.
 func (db *DB) NewBatch(owner uint64) *Batch {
 	b := batches.Get().(*Batch)
+	b.db = db
 	b.owner = owner
 	if owner == 0 {
 		b.err = fmt.Errorf("%w: 0 is the id of no entity", ErrOwner)
@@ -83,6 +87,7 @@ func (db *DB) NewBatch(owner uint64) *Batch {
 // systemBatch returns an empty batch that may write rows of any owner and of the system's tables.
 func (db *DB) systemBatch() *Batch {
 	b := batches.Get().(*Batch)
+	b.db = db
 	b.system = true
 	return b
 }
@@ -92,6 +97,16 @@ func (b *Batch) Owner() uint64 { return b.owner }
 
 // Len returns how many writes b has.
 func (b *Batch) Len() int { return int(b.pebble.Count()) }
+
+// Failures returns how often the store has refused or failed batches since it was opened; changes of the
+// directory that conflict are not counted. While the number stays, a batch that was given to the store is
+// durable, or will be, or fails together with all that are given after it before the number grows. It is one
+// atomic load. Any goroutine.
+func (b *Batch) Failures() uint64 { return b.db.committer.failureCount.Load() }
+
+// BuildsOn lets the batch fail unless [Batch.Failures] still has that value when the batch is given to the
+// store: for rows that are of no use without those of an earlier batch, which may not be durable yet.
+func (b *Batch) BuildsOn(failures uint64) { b.failures = failures + 1 }
 
 // Err returns the error with which b's commit will fail; nil if every write so far was accepted.
 // The committer may still refuse b, see [DB.Commit].
@@ -251,15 +266,17 @@ type committer struct {
 	// durable is the last settled ticket, for readers without the lock. It is written under mu.
 	durable atomic.Uint64
 	// anyFailed is set with the first failure, and makes DB.Failed cheap before it.
-	anyFailed   atomic.Bool
-	callbacks   []func(last Ticket, err error) // commit callbacks; copied on write, under mu
-	wake        chan struct{}                  // one token: run checks the queue
-	group       *pebble.Batch                  // run's own: the writes of the group that is being written
-	directory   groupDirectory                 // run's own: what this group changes in the directory
-	toApply     chan *pebble.Batch             // from apply to applyAll, one group at a time
-	applyResult chan error                     // from applyAll: Pebble's error, or its panic
-	diskFull    atomic.Pointer[failure]        // not nil: no space, whole groups fail; diskspace.go sets it
-	queueFull   atomic.Pointer[failure]        // not nil: the queue is full; set and reset under mu
+	anyFailed atomic.Bool
+	// failureCount is what Batch.Failures returns. It grows under mu.
+	failureCount atomic.Uint64
+	callbacks    []func(last Ticket, err error) // commit callbacks; copied on write, under mu
+	wake         chan struct{}                  // one token: run checks the queue
+	group        *pebble.Batch                  // run's own: the writes of the group that is being written
+	directory    groupDirectory                 // run's own: what this group changes in the directory
+	toApply      chan *pebble.Batch             // from apply to applyAll, one group at a time
+	applyResult  chan error                     // from applyAll: Pebble's error, or its panic
+	diskFull     atomic.Pointer[failure]        // not nil: no space, whole groups fail; diskspace.go sets it
+	queueFull    atomic.Pointer[failure]        // not nil: the queue is full; set and reset under mu
 }
 
 // batchOverhead is the memory of a queued batch besides its writes, in bytes. Pebble allocates a
@@ -323,6 +340,9 @@ func (c *committer) queueLocked(b *Batch) {
 		return
 	}
 	c.lastQueued = t
+	if b.failures != 0 && b.failures != c.failureCount.Load()+1 && b.err == nil {
+		b.err = errBuildsOn
+	}
 	if !b.system && c.queueOverflows() {
 		c.refuseLocked(b, t)
 		return
@@ -349,6 +369,7 @@ func (c *committer) queueOverflows() bool {
 // once: tickets are settled in order, so it fails when its entry comes to the head of the queue.
 // The caller holds mu.
 func (c *committer) refuseLocked(b *Batch, t Ticket) {
+	c.failureCount.Add(1)
 	b.release()
 	if n := len(c.queue); n > 0 && c.queue[n-1].batch == nil {
 		c.queue[n-1].ticket = t
@@ -671,12 +692,16 @@ func (c *committer) commitGroup(group []queuedBatch) {
 		c.metrics.Failed.Add(uint64(len(group) + len(c.queue)))
 		c.queue, c.ops, c.bytes = nil, 0, 0
 		c.queueFull.Store(nil)
+		c.failureCount.Add(1)
 		c.failLocked(group[0].first, last, err)
 	default:
 		for _, p := range refused {
 			c.failLocked(p.first, p.last, p.err)
 		}
 		c.metrics.Failed.Add(uint64(len(refused) - conflicts))
+		if len(refused) > conflicts {
+			c.failureCount.Add(1)
+		}
 		c.metrics.Conflicts.Add(uint64(conflicts))
 	}
 	c.applied = max(c.applied, last)
@@ -706,6 +731,9 @@ func (c *committer) commitGroup(group []queuedBatch) {
 		}
 	}
 }
+
+// errBuildsOn is the error of a batch that builds on one that has failed: see Batch.BuildsOn.
+var errBuildsOn = fmt.Errorf("%w: a batch before it has failed", ErrUnavailable)
 
 // errQueueFull is the error of tickets that were refused because the queue was full.
 var errQueueFull = fmt.Errorf("%w: the write queue was full", ErrFull)
