@@ -19,8 +19,8 @@
 // other row between them. The index has an entry, of 27 bytes of key and no value, for the first row of each
 // run, and for every 64th row of a long one. Its key begins with the month, so that it is deleted by ranges
 // too, and a new month begins a new run. The entries of the month in which an archive begins now may be left
-// over: a page passes over them. The batch of a row without an entry fails if a batch between it and the entry
-// of its run has failed: so every row that is read back can be found.
+// over: a page passes over them. The batch of a row without an entry fails if a batch between it and that
+// entry has failed: so every row that is read back can be found.
 //
 // # Cost
 //
