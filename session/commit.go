@@ -3,6 +3,8 @@ package session
 import (
 	"slices"
 
+	"canto/reactor"
+
 	"canto/session/jid"
 	"canto/session/stanza"
 	"canto/xmlstream"
@@ -352,15 +354,17 @@ func writeBatch(ev *Stanza) {
 // parked.
 const maxUnsettled = 1024
 
-// Track makes st a tracked stream: stanzas that it reads from now on are numbered from 1, and the
-// Settled hooks run when more of them are settled. On the stream's loop, after binding.
+// Track makes st a tracked stream: stanzas that it reads from now on are numbered, and the Settled hooks run
+// when more of them are settled. The first number is 1, or follows those of the session's streams before st
+// if the session is managed ([Outbox.Manage]). On the stream's loop, after binding.
 func (st *Stream) Track() {
 	l := st.loop
 	if l.ackWindows == nil {
 		l.ackWindows = make(map[uint64]*ackWindow)
 	}
 	if l.ackWindows[st.id] == nil {
-		l.ackWindows[st.id] = &ackWindow{st: st}
+		n := st.sess.windowOpened(st)
+		l.ackWindows[st.id] = &ackWindow{st: st, sess: st.sess, settledNumber: n, lastNumber: n}
 		st.bits |= bitTracked
 	}
 }
@@ -374,9 +378,55 @@ func (st *Stream) Settled() uint32 {
 	return 0
 }
 
+// WhenSettled calls f with the number of settled stanzas, as Settled returns it, when no stanza of st is
+// unsettled: at once, or later, but not later than within ticks from now. One call waits at a time: of others
+// meanwhile there are none. f should be made once, for all streams. It does nothing if st is not tracked, and
+// f is not called if st ends. On the stream's loop.
+func (st *Stream) WhenSettled(within reactor.Tick, f func(st *Stream, n uint32)) {
+	d := st.loop.ackWindows[st.id]
+	switch {
+	case d == nil:
+	case len(d.entries) == 0:
+		f(st, d.settledNumber)
+	case d.answer == nil:
+		d.answer, d.answerBy = f, st.loop.Loop.Tick()+within
+		d.arm()
+	}
+}
+
+// arm starts the timer of an answer that waits, unless it runs.
+func (d *ackWindow) arm() {
+	if d.armed {
+		return
+	}
+	l := d.st.loop
+	d.armed = true
+	l.After(d.answerBy-l.Loop.Tick(), func() {
+		d.armed = false
+		switch {
+		case d.answer == nil || d.closed:
+		case l.Loop.Tick() >= d.answerBy:
+			d.giveAnswer()
+		default:
+			d.arm()
+		}
+	})
+}
+
+// giveAnswer gives the answer that waits.
+func (d *ackWindow) giveAnswer() {
+	f := d.answer
+	if d.answer = nil; f != nil && d.st.state != Closing && d.st.sess != nil {
+		f(d.st, d.settledNumber)
+	}
+}
+
 // assign gives ev, which the stream has just read, the next number. It parks the stream at the
 // bound.
 func (d *ackWindow) assign(ev *Stanza) {
+	if d.cut {
+		return
+	}
 	d.lastNumber++
 	d.entries = append(d.entries, ackEntry{open: true})
 	ev.origin.Number, ev.settlesOrigin = d.lastNumber, true
@@ -388,7 +438,7 @@ func (d *ackWindow) assign(ev *Stanza) {
 // settle marks a stanza as settled, and advances the settled prefix if it was the oldest. err
 // says that a write of it has failed. On the stream's loop.
 func (d *ackWindow) settle(number uint32, err error) {
-	if number <= d.settledNumber || number > d.lastNumber {
+	if number-d.settledNumber-1 >= uint32(len(d.entries)) { // numbers wrap (XEP-0198 section 4)
 		return
 	}
 	e := &d.entries[number-d.settledNumber-1]
@@ -412,6 +462,45 @@ func (d *ackWindow) settle(number uint32, err error) {
 	if st := d.st; st.sess != nil && st.state != Closing {
 		d.notifySettled(failed)
 	}
+	if len(d.entries) == 0 {
+		d.giveAnswer()
+	}
+	if d.closed && len(d.entries) == 0 {
+		d.end()
+	}
+}
+
+// drop notes that a stanza was not handled, and that so no later one will be: their stream has lost its
+// session. On the stream's loop.
+func (d *ackWindow) drop(number uint32) {
+	n := number - d.settledNumber - 1
+	if n >= uint32(len(d.entries)) {
+		return
+	}
+	d.entries, d.lastNumber, d.cut = d.entries[:n], number-1, true
+	d.st.unpark(parkedUnsettled)
+	if d.closed && n == 0 {
+		d.end()
+	}
+}
+
+// close is called when the stream reads no more: the window ends when its last entry is settled. On the
+// stream's loop.
+func (d *ackWindow) close() {
+	d.closed = true
+	if len(d.entries) == 0 {
+		d.end()
+	}
+}
+
+// end takes the window out of its loop. On the stream's loop.
+func (d *ackWindow) end() {
+	delete(d.st.loop.ackWindows, d.st.id)
+	d.sess.windowClosed(d.st.id, d.lastNumber)
+	for _, f := range d.waiters {
+		f()
+	}
+	d.waiters = nil
 }
 
 // notifySettled runs the Settled hooks. failed is how many of the newly settled stanzas have
@@ -513,8 +602,20 @@ func (ev *Stanza) finish(l *LoopRouter) {
 }
 
 // settle notifies the ack window of o, on the loop with the number loopNumber, that its stanza is
-// settled. It does nothing if the stream has ended, or is not of this process.
+// settled. It does nothing if the stream is not of this process.
 func (o Origin) settle(l *LoopRouter, loopNumber uint16, err error) {
+	o.tellWindow(l, loopNumber, func(d *ackWindow) { d.settle(o.Number, err) })
+}
+
+// drop notifies the ack window of o that its stanza was dropped.
+func (o Origin) drop(l *LoopRouter, loopNumber uint16) {
+	if o.Number != 0 {
+		o.tellWindow(l, loopNumber, func(d *ackWindow) { d.drop(o.Number) })
+	}
+}
+
+// tellWindow calls f for the ack window of o, on its loop, if it is open.
+func (o Origin) tellWindow(l *LoopRouter, loopNumber uint16, tell func(d *ackWindow)) {
 	r := l.router
 	if loopNumber == 0 || int(loopNumber) > len(r.loopRouters) || o.Stream.Node != r.Node ||
 		o.Stream.Incarnation != r.Incarnation {
@@ -523,7 +624,7 @@ func (o Origin) settle(l *LoopRouter, loopNumber uint16, err error) {
 	at := r.loopRouters[loopNumber-1]
 	f := func() {
 		if d := at.ackWindows[o.Stream.ID]; d != nil {
-			d.settle(o.Number, err)
+			tell(d)
 		}
 	}
 	if at == l {

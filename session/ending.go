@@ -102,7 +102,7 @@ func (a *Account) hibernate(l *LoopRouter, s *Session) bool {
 func (a *Account) removeSession(l *LoopRouter, s *Session) {
 	why, _ := s.endedBy()
 	row := endingTable[why]
-	list := s.takeUnsent()
+	list := s.takeUnsent(l)
 	if row.bounces {
 		for _, h := range list {
 			bounce(l, a, h, stanza.ServiceUnavailable)
@@ -118,6 +118,9 @@ func (a *Account) removeSession(l *LoopRouter, s *Session) {
 	}
 	out := s.lockOutbox()
 	s.wire, s.stream = nil, StreamRef{}
+	if s.outbox != nil {
+		s.outbox.managed = nil
+	}
 	out.unlock()
 	l.stats.Unbound++
 	l.stats.Ended[why]++
@@ -126,7 +129,7 @@ func (a *Account) removeSession(l *LoopRouter, s *Session) {
 	}
 	a.lastUsed = l.Loop.Tick()
 	s.endSources(l, SessionEnded)
-	if late := s.takeUnsent(); !row.bounces { // what hooks have sent to it since
+	if late := s.takeUnsent(l); !row.bounces { // what hooks have sent to it since
 		list = append(list, late...)
 	}
 	a.mailbox().pushFront(l, list)
@@ -276,6 +279,10 @@ func (s *Session) setWire(w Wire, ref StreamRef) (ok bool) {
 		return false
 	}
 	s.wire, s.stream, s.ending = w, ref, notEnded
+	if m := out.management(); m != nil && ref == (StreamRef{}) {
+		m.hibernations++
+		m.requested = false
+	}
 	if s.outbox != nil {
 		s.outbox.blocked, s.outbox.drainsPending, s.outbox.sentSinceDrain = false, 0, 0
 		out.releaseIfEmpty()

@@ -7,9 +7,10 @@ import (
 
 // A StreamError ends a stream (RFC 6120 section 4.9).
 type StreamError struct {
-	Condition string         // a defined condition, section 4.9.3; another one is sent as undefined-condition
-	Text      string         // for humans, in English; may be empty
-	App       xmlstream.Name // an application-specific condition, section 4.9.4; may be zero
+	Condition string           // a defined condition, section 4.9.3; another one is sent as undefined-condition
+	Text      string           // for humans, in English; may be empty
+	App       xmlstream.Name   // an application-specific condition, section 4.9.4; may be zero
+	AppAttrs  []xmlstream.Attr // attributes of the element App
 }
 
 // Error is the condition and the text, for logs.
@@ -78,7 +79,11 @@ func (e *StreamError) Append(dst []byte) []byte {
 		a.Open(nameStreamErrText).Attr(stanza.AttrLang, "en").Text(e.Text).Close()
 	}
 	if e.App != (xmlstream.Name{}) {
-		a.Open(e.App).Close()
+		a.Open(e.App)
+		for _, x := range e.AppAttrs {
+			a.Attr(x.Name, x.Value)
+		}
+		a.Close()
 	}
 	return append(a.B, "</stream:error>"...)
 }

@@ -46,6 +46,7 @@ type outbox struct {
 	deferred      []queuedElement // elements that hooks deferred: see Outbox.Defer
 	deferredBytes int             // sum of the lengths of deferred's elements
 	vars          *varNode        // values of modules: see OutboxVar
+	managed       *management     // what was sent and is not acknowledged; nil: not managed
 }
 
 // An Outbox is the handle of a session's outbox. It exists only while the outbox lock is held: hooks of the
@@ -209,7 +210,7 @@ func (out Outbox) send(p OutboundStanza) (ok bool) {
 //     so that it is routed again in its order.
 func (out Outbox) write(p OutboundStanza) (ok bool) {
 	if !out.mustQueue(p) {
-		if out.s.wire.Send(p.Bytes) {
+		if out.sendNow(&p) {
 			return true
 		}
 		if !out.block() && !out.accepts() || p.fromSource {
@@ -222,7 +223,7 @@ func (out Outbox) write(p OutboundStanza) (ok bool) {
 	case out.backlogged() && p.Kind == stanza.Message:
 		return false // the caller stores it
 	case p.Kind == stanza.Presence && out.s.ending == notEnded && !out.s.hibernating() &&
-		!out.s.outbox.blocked && out.s.wire.Send(p.Bytes):
+		!out.s.outbox.blocked && out.sendNow(&p):
 		return true
 	case out.s.ending != notEnded:
 		return false
@@ -234,6 +235,30 @@ func (out Outbox) write(p OutboundStanza) (ok bool) {
 	out.setEnding(why)
 	out.s.wire.Close(errSlowReader)
 	return out.accepts() && out.enqueue(p) // it is routed again, in its order, if the session is removed
+}
+
+// sendNow writes p to the wire. It returns false if the wire has no room.
+func (out Outbox) sendNow(p *OutboundStanza) (ok bool) {
+	if !out.s.wire.Send(p.Bytes) {
+		return false
+	}
+	if out.management() != nil {
+		out.noteSent(sentElement{p.Bytes, p.Kind, p.Number, p.Archived, !p.From.IsZero(), p.copyFrom,
+			p.copyTo, p.sharedCount()})
+	}
+	return true
+}
+
+// sharedCount returns the count of the sessions that get p, which the first session that keeps p makes; nil
+// if p is for this session alone.
+func (p *OutboundStanza) sharedCount() *deliveryCount {
+	if p.deliveries == nil {
+		return nil
+	}
+	if *p.deliveries == nil {
+		*p.deliveries = newDeliveryCount()
+	}
+	return *p.deliveries
 }
 
 // mustQueue reports whether p has to wait in the queue although the wire may have room.
@@ -297,7 +322,7 @@ func (out Outbox) ensure() *outbox {
 // there are sources or queued elements.
 func (out Outbox) releaseIfEmpty() {
 	if o := out.s.outbox; o != nil && !o.blocked && o.drainsPending == 0 &&
-		len(o.queue)+len(o.sources)+len(o.deferred) == 0 && o.vars == nil {
+		len(o.queue)+len(o.sources)+len(o.deferred) == 0 && o.vars == nil && o.managed == nil {
 		out.s.outbox = nil
 	}
 }
@@ -331,11 +356,8 @@ func (out Outbox) enqueue(p OutboundStanza) bool {
 func (p *OutboundStanza) copyElement() queuedElement {
 	h := queuedElement{bytes: bytes.Clone(p.Bytes), from: p.From, to: p.To, kind: p.Kind,
 		number: p.Number, archived: p.Archived, copyFrom: p.copyFrom, copyTo: p.copyTo}
-	if p.deliveries != nil {
-		if *p.deliveries == nil {
-			*p.deliveries = new(deliveryCount)
-		}
-		h.deliveries = *p.deliveries
+	if h.deliveries = p.sharedCount(); h.deliveries != nil {
+		h.deliveries.refs.Add(1) // never given back: see deliveryCount
 	}
 	return h
 }
@@ -399,6 +421,10 @@ func (out Outbox) sendQueued(h queuedElement) bool {
 	s, o := out.s, out.ensure()
 	if !s.hibernating() && s.wire.Send(h.bytes) {
 		o.sentSinceDrain += len(h.bytes)
+		if o.managed != nil {
+			out.noteSent(sentElement{h.bytes, h.kind, h.number, h.archived, !h.from.IsZero(), h.copyFrom,
+				h.copyTo, h.deliveries})
+		}
 		return true
 	}
 	o.queue = append([]queuedElement{h}, o.queue...)
@@ -419,7 +445,8 @@ var endingTable = [numEndings]struct {
 	ourError:   {name: "our-error", mayHibernate: true},
 	shutdown:   {name: "shutdown", mayHibernate: true},
 	slowReader: {name: "slow-reader", mayHibernate: true}, // the stream error is what counts the limit "outbox"
-	connLost:   {name: "line-lost", mayHibernate: true},   // a metric's label does not change
+	takenOver:  {name: "taken-over", mayHibernate: true},
+	connLost:   {name: "line-lost", mayHibernate: true}, // a metric's label does not change
 	overflow:   {name: "overflow", limit: "outbox"},
 	expired:    {name: "expired"},
 	// it hibernated, and made room for a new session
@@ -489,24 +516,29 @@ func (out Outbox) accepts() bool {
 	return endingTable[out.s.ending].mayHibernate && len(out.s.account.host.Profile().Hooks.Hibernate.hooks) > 0
 }
 
-// takeUnsent empties the queue and the deferred elements, and returns those that no other session
-// of the account has: the queue first, then the deferred ones. The caller routes or answers those that
+// takeUnsent empties the log, the queue and the deferred elements, and returns those that no other session
+// of the account has: what was sent and not acknowledged first, then the queue, then the deferred ones. The caller routes or answers those that
 // have a sender; what the server itself originated is dropped. Sources stay: see endSources. Under the
 // account's lock; it takes the outbox lock.
-func (s *Session) takeUnsent() (list []queuedElement) {
+func (s *Session) takeUnsent(l *LoopRouter) (list []queuedElement) {
 	defer s.lockOutbox().unlock()
 	o := s.outbox
 	if o == nil {
 		return nil
 	}
-	for _, h := range append(o.queue, o.deferred...) {
+	all := append(o.queue, o.deferred...)
+	if o.managed != nil {
+		all = append(o.managed.take(l), all...)
+	}
+	for _, h := range all {
 		if h.dropCopy() {
 			h.content()
 			list = append(list, h)
 		}
 	}
 	o.queue, o.deferred, o.queuedBytes, o.deferredBytes = nil, nil, 0, 0
-	if o.vars = nil; len(o.sources) == 0 {
+	o.vars = nil
+	if o.managed == nil && len(o.sources) == 0 {
 		s.outbox = nil
 	}
 	return list

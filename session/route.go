@@ -105,6 +105,7 @@ func routeStanza(l *LoopRouter, ev *Stanza) {
 		l.stats.Superseded++
 		ev.settlesOrigin = false // a dropped stanza must not be acknowledged as handled
 		e.unlock(l)
+		ev.origin.drop(l, ev.originLoopNumber)
 	case e.mailbox().mustQueue():
 		e.mailbox().enqueue(l, ev)
 		e.unlock(l)
@@ -457,6 +458,7 @@ func (e mailbox) processItem(l *LoopRouter, env *envelope, err error) {
 		ev.settlesOrigin = false // a dropped stanza must not be acknowledged as handled
 		l.stats.Superseded++
 		e.unlock(l)
+		ev.origin.drop(l, ev.originLoopNumber)
 		return
 	}
 	if err != nil && ev.form == formStanza {

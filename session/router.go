@@ -342,6 +342,16 @@ type ackWindow struct {
 	settledNumber uint32     // all stanzas up to this number are settled
 	lastNumber    uint32     // number of the newest stanza
 	entries       []ackEntry // of the stanzas from settledNumber+1 to lastNumber
+	sess          *Session   // of st
+	// closed: st reads no more. cut: its session has another stream, so later stanzas of st are dropped, and
+	// not counted. waiters are called when all entries of a closed window are settled.
+	closed, cut bool
+	waiters     []func()
+	// answer waits for the settling of all entries, until the tick answerBy: see Stream.WhenSettled. armed: a
+	// timer runs.
+	answer   func(st *Stream, n uint32)
+	answerBy reactor.Tick
+	armed    bool
 }
 
 // An ackEntry is one stanza of an ackWindow.

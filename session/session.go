@@ -100,6 +100,7 @@ const (
 	ourError                 // our stream error, for the peer's input or for a failure here
 	shutdown                 // the server stops (RFC 6120 section 4.9.3.19)
 	slowReader               // the client is a slow consumer: its queue is full
+	takenOver                // another stream resumes the session (XEP-0198 section 5)
 	connLost                 // the connection was lost without an end tag
 	overflow                 // the queue of a hibernating session is full
 	expired                  // the module that kept the session hibernating has ended it

@@ -3,6 +3,8 @@ package session
 import (
 	"bytes"
 	"hash/maphash"
+	"sync"
+	"sync/atomic"
 
 	"canto/session/handling"
 	"canto/session/jid"
@@ -329,6 +331,9 @@ func (s *stanzaStack) pop() {
 	if ev.rewritten {
 		ev.loopRouter.Parser.Release(ev.Element)
 	}
+	if ev.deliveries != nil {
+		ev.deliveries.release()
+	}
 	extra, takers := ev.extra[:0], ev.deliveredTo[:0]
 	*ev = Stanza{}
 	if cap(extra) <= 4096 {
@@ -383,4 +388,27 @@ func valuesOf(ev *Stanza) envelope {
 // A deliveryCount counts the sessions of one account that took one message: those that sent it to their
 // client, and those that queue it. When the last of them ends without having sent it, the message is
 // routed again. The account's lock guards it.
-type deliveryCount struct{ n int }
+type deliveryCount struct {
+	n int
+	// refs counts the places that point to it and that give it back: the Stanza, and entries of logs of
+	// unacknowledged stanzas. Queues don't count: what they had is left to the garbage collector.
+	refs atomic.Int32
+}
+
+// deliveryCounts has counts that are not used.
+var deliveryCounts = sync.Pool{New: func() any { return new(deliveryCount) }}
+
+// newDeliveryCount returns a count for a Stanza, which has to release it.
+func newDeliveryCount() *deliveryCount {
+	c := deliveryCounts.Get().(*deliveryCount)
+	c.n = 0
+	c.refs.Store(1)
+	return c
+}
+
+// release gives c back, if it was the last reference.
+func (c *deliveryCount) release() {
+	if c.refs.Add(-1) == 0 {
+		deliveryCounts.Put(c)
+	}
+}

@@ -520,8 +520,8 @@ func (st *Stream) OnClosed(err error) {
 		countClose(l, err) // without endStream: the connection was lost, or Session.close closed it with err
 	}
 	st.bits |= bitGone
-	if st.bits&bitTracked != 0 {
-		delete(l.ackWindows, st.id)
+	if d := l.ackWindows[st.id]; d != nil {
+		d.close()
 	}
 	st.state = Closing
 	l.stats.StreamsEnd++

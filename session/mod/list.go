@@ -29,6 +29,7 @@ import (
 	"canto/session/mod/register"
 	"canto/session/mod/roster"
 	"canto/session/mod/saslauth"
+	"canto/session/mod/sm"
 	"canto/session/mod/stanzaids"
 	"canto/session/mod/starttls"
 	"canto/session/mod/store"
@@ -42,6 +43,7 @@ var All = []session.Manifest{
 	store.Manifest,
 	starttls.Manifest,
 	saslauth.Manifest,
+	sm.Manifest, // offered before binding, as a session is resumed before one is bound
 	bind.Manifest,
 	legacysession.Manifest,
 	roster.Manifest,
