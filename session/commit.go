@@ -362,8 +362,8 @@ func (st *Stream) Track() {
 	if l.ackWindows == nil {
 		l.ackWindows = make(map[uint64]*ackWindow)
 	}
+	n := st.sess.windowOpened(st)
 	if l.ackWindows[st.id] == nil {
-		n := st.sess.windowOpened(st)
 		l.ackWindows[st.id] = &ackWindow{st: st, sess: st.sess, settledNumber: n, lastNumber: n}
 		st.bits |= bitTracked
 	}
@@ -487,7 +487,7 @@ func (d *ackWindow) drop(number uint32) {
 // close is called when the stream reads no more: the window ends when its last entry is settled. On the
 // stream's loop.
 func (d *ackWindow) close() {
-	d.closed = true
+	d.closed, d.cut = true, true
 	if len(d.entries) == 0 {
 		d.end()
 	}

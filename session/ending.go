@@ -81,6 +81,7 @@ func (a *Account) hibernate(l *LoopRouter, s *Session) bool {
 	if !s.setWire(&hibernatingWire{s.wire.Loop(), s}, StreamRef{}) {
 		return false
 	}
+	s.closeWindow(l)
 	if !runHook(l, s, func() { runSessions(&a.host.Profile().Hooks.Hibernated, l, s) }) {
 		s.close(ErrInternal, hookFailed) // or s might hibernate for ever
 	}
@@ -299,6 +300,9 @@ func (a *Account) Resume(st Negotiation, s *Session) bool {
 	st.sess, st.negotiation = s, nil
 	st.traits |= HasResource
 	st.setDeadline(deadlineLogin, 0)
+	if s.isManaged() {
+		st.Track()
+	}
 	return true
 }
 

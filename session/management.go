@@ -358,6 +358,13 @@ func (l *LoopRouter) TakeOver(s *Session, then func(handled uint32)) {
 	})
 }
 
+// isManaged reports whether Outbox.Manage was called for s.
+func (s *Session) isManaged() bool {
+	out := s.lockOutbox()
+	defer out.unlock()
+	return out.management() != nil
+}
+
 // handled returns the number of the client's stanzas that streams before the present one have handled.
 func (s *Session) handled() uint32 {
 	out := s.lockOutbox()
@@ -389,4 +396,98 @@ func (s *Session) windowClosed(id uint64, handled uint32) {
 	if m := out.management(); m != nil && m.window == id {
 		m.handled, m.windowLoop = handled, nil
 	}
+}
+
+// closeWindow closes the ack window of the stream that s had: it hibernates. Under the account's lock, on the
+// loop of l.
+func (s *Session) closeWindow(l *LoopRouter) {
+	out := s.lockOutbox()
+	var at *LoopRouter
+	var id uint64
+	if m := out.management(); m != nil {
+		at, id = m.windowLoop, m.window
+	}
+	out.unlock()
+	f := func() {
+		if d := at.ackWindows[id]; d != nil {
+			d.close()
+		}
+	}
+	switch at {
+	case nil:
+	case l:
+		f()
+	default:
+		at.Loop.Post(func() { at.Enter(f) })
+	}
+}
+
+// unsettled reports whether the ack window of a stream of s is open: its stanzas are not settled.
+func (s *Session) unsettled() bool {
+	out := s.lockOutbox()
+	defer out.unlock()
+	m := out.management()
+	return m != nil && m.windowLoop != nil
+}
+
+// marshal appends m to b, as part of its session: whether there is one; its terms, counts, and the log. The
+// counts of deliveries are left out. Under the outbox lock.
+func (m *management) marshal(b []byte) []byte {
+	if m == nil {
+		return append(b, 0)
+	}
+	b = appendString(append(b, 1), string(m.terms.Request))
+	b = binary.AppendUvarint(appendString(b, m.terms.ID), uint64(m.terms.Keep))
+	for _, n := range []uint32{m.sent, m.acked, m.handled, m.hibernations} {
+		b = binary.AppendUvarint(b, uint64(n))
+	}
+	if m.overflowed {
+		return append(b, 1)
+	}
+	return appendString(append(b, 0), string(m.log[m.head:]))
+}
+
+// unmarshalManagement reads what marshal has written; nil if there is none, or if it is damaged.
+func unmarshalManagement(r *unmarshaler) *management {
+	if r.byte() == 0 || r.err != nil {
+		return nil
+	}
+	m := &management{terms: &Terms{Request: []byte(r.string()), ID: r.string(), Keep: reactor.Tick(r.uvarint())}}
+	for _, n := range []*uint32{&m.sent, &m.acked, &m.handled, &m.hibernations} {
+		*n = uint32(r.uvarint())
+	}
+	if m.overflowed = r.byte() == 1; m.overflowed {
+		return m
+	}
+	log := []byte(r.string())
+	entries := uint32(0)
+	for b := log; len(b) > 0; entries++ {
+		n := logHeader
+		if len(b) >= logHeader {
+			n += int(binary.LittleEndian.Uint32(b))
+		}
+		if n > len(b) || n < logHeader || b[5]&logCopy != 0 && !validCopy(b[logHeader:n]) {
+			r.fail()
+			return nil
+		}
+		b[5] &^= logShared
+		b = b[n:]
+	}
+	if entries != m.sent-m.acked {
+		r.fail()
+		return nil
+	}
+	if len(log) > 0 {
+		m.log = append(logs.Get(len(log)), log...)
+	}
+	return m
+}
+
+// validCopy reports whether the bounds before the bytes of a copy are within them.
+func validCopy(b []byte) bool {
+	if len(b) < 8 {
+		return false
+	}
+	from, to := binary.LittleEndian.Uint32(b), binary.LittleEndian.Uint32(b[4:])
+	return from <= to && uint64(to) <= uint64(len(b)-8)
 }

@@ -17,7 +17,7 @@ import (
 // numbers differ from process to process.
 
 // marshalVersion is the first byte of a marshaled entity.
-const marshalVersion = 2
+const marshalVersion = 3
 
 // MarshalEntities marshals what the entities in memory have that is not stored, and calls put with the
 // bytes of each, which put may keep. Sessions with a stream lose it and hibernate. It returns how many
@@ -92,7 +92,7 @@ func hibernateAll(a *Account, l *LoopRouter) bool {
 		return false
 	}
 	for _, s := range slices.Clone(a.sessions) {
-		if s.Connected() && !a.hibernate(l, s) {
+		if s.Connected() && !a.hibernate(l, s) || s.unsettled() {
 			return false
 		}
 	}
@@ -152,7 +152,10 @@ func marshalSession(s *Session, b []byte) []byte {
 		}
 		b = binary.AppendUvarint(binary.AppendUvarint(b, uint64(h.copyFrom)), uint64(h.copyTo))
 	}
-	return b
+	if s.outbox == nil {
+		return append(b, 0)
+	}
+	return s.outbox.managed.marshal(b)
 }
 
 // RestoreEntity restores an entity that [LoopRouter.MarshalEntities] of another kernel has marshaled. It
@@ -285,6 +288,9 @@ func restoreSession(s *Session, l *LoopRouter, r *unmarshaler) (err error) {
 		o := Outbox{s}.ensure() // no other goroutine has s yet
 		o.queue = append(o.queue, h)
 		o.queuedBytes += len(h.bytes)
+	}
+	if m := unmarshalManagement(r); m != nil && r.err == nil {
+		Outbox{s}.ensure().managed = m
 	}
 	return r.err
 }

@@ -421,7 +421,9 @@ func (st streamReader) stanza(kind stanza.Kind, e xmlstream.Element) {
 	ev.lang, ev.originLoopNumber = st.Lang(), l.loopNumber
 	ev.origin.Stream = st.ref()
 	if st.bits&bitTracked != 0 {
-		l.ackWindows[st.id].assign(ev)
+		if d := l.ackWindows[st.id]; d != nil {
+			d.assign(ev)
+		}
 		defer ev.finish(l)
 	}
 	typ, _ := e.Attr(stanza.AttrType)

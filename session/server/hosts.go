@@ -11,6 +11,7 @@ import (
 	"canto/session/mod/bind"
 	"canto/session/mod/register"
 	"canto/session/mod/saslauth"
+	"canto/session/mod/sm"
 	"canto/session/mod/starttls"
 	"canto/session/sasl"
 	"canto/session/store"
@@ -330,6 +331,7 @@ func (s *Server) moduleGivens(h Host, offer sasl.MechanismSet) []session.Depende
 			EndPoint:   tlsServerEndPoint,
 		}),
 		session.NewDependency(bind.ResourceGenerator(s.options.Resource)),
+		session.NewDependency(sm.IDGenerator(s.options.Resumption)),
 		session.NewDependency(wallclock.Clock(s.options.Now)),
 		session.NewDependency(register.Random{Reader: s.options.Random}),
 		session.NewDependency(s.options.About),

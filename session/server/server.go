@@ -48,6 +48,8 @@ type Options struct {
 	StreamID func() string    // see [session.Router.StreamID]; 128 random bits
 	AskID    func() string    // see [session.Router.AskID]; nil: 96 random bits
 	Resource func() string    // for a client that asks for none (RFC 6120 section 7.6); 64 random bits
+	// Resumption makes the id of a session that can be resumed (XEP-0198); 128 random bits.
+	Resumption func() string
 	// FakeKey is the key for the salts of addresses without an account; the store's secret "scram".
 	FakeKey *sasl.Secret
 
@@ -95,6 +97,9 @@ func New(opt Options) (*Server, error) {
 	}
 	if opt.Resource == nil {
 		opt.Resource = func() string { return Token(opt.Random, 8) }
+	}
+	if opt.Resumption == nil {
+		opt.Resumption = func() string { return Token(opt.Random, 16) }
 	}
 	db, err := store.Open(opt.Store)
 	if err != nil {

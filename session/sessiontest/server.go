@@ -83,12 +83,13 @@ type Server struct {
 	settledSeen atomic.Uint64
 	slow        *slowStore // nil on a fast store
 	// These go on from one kernel to the next, so that a conversation is the same every time.
-	counter   counterReader
-	streams   int
-	asks      int
-	resources int
-	reloads   int
-	dials     int
+	counter     counterReader
+	streams     int
+	asks        int
+	resources   int
+	resumptions int
+	reloads     int
+	dials       int
 }
 
 // New starts a server with all modules and the host localhost. It ends with the test.
@@ -152,6 +153,7 @@ func (s *Server) start(at time.Time) {
 		StreamID:   func() string { s.streams++; return fmt.Sprint("stream-", s.streams) },
 		AskID:      func() string { s.asks++; return fmt.Sprint("ask-", s.asks) },
 		Resource:   func() string { s.resources++; return fmt.Sprint("resource-", s.resources) },
+		Resumption: func() string { s.resumptions++; return fmt.Sprint("session-", s.resumptions) },
 		FakeKey:    &key,
 		NoThrottle: true,
 	})

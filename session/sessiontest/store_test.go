@@ -137,6 +137,7 @@ var notSwapped = map[string]string{
 	"push/push":     "what waits to be pushed, and a push without an answer, are in memory only",
 	"asker/ask":     "a request without an answer is in memory only",
 	"roster/roster": "it names a version of the roster that another start does not give",
+	"sm/expiry":     "it names the time of an id, which another start draws from its own lease",
 }
 
 // nowhereBound are the conversations without a step before which all streams are bound, and why.

@@ -30,9 +30,12 @@ func (s *Server) SwapKernel() bool {
 		clients = append(clients, c)
 	}
 	left, list := 0, [][]byte(nil)
-	s.runOn(s.Router.LoopRouters()[0], func(l *session.LoopRouter) {
-		left = l.MarshalEntities(func(b []byte) { list = append(list, b) })
-	})
+	for range 2 { // streams of other loops are told first that their sessions hibernate
+		list = nil
+		s.runOn(s.Router.LoopRouters()[0], func(l *session.LoopRouter) {
+			left = l.MarshalEntities(func(b []byte) { list = append(list, b) })
+		})
+	}
 	if left > 0 {
 		s.TB.Errorf("%d entities can't be marshaled", left)
 	}

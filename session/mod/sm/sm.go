@@ -34,6 +34,7 @@
 package sm
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -85,6 +86,10 @@ var request = []byte("<r xmlns='" + ns + "'/>")
 // answerTicks is how long the answer to <r/> may wait for stanzas that are not settled: a second.
 const answerTicks reactor.Tick = 10
 
+// An IDGenerator makes the id of a session that can be resumed: 128 random bits. The process gives it to the
+// module as a [session.Dependency]; any loop calls it.
+type IDGenerator func() string
+
 // Options is the module's section of the configuration.
 type Options struct {
 	Resume string `toml:"resume"` // how long a session without a connection is kept, as "10m"; "0s": not at all
@@ -103,8 +108,8 @@ func (o *Options) Check() (key, why string) {
 
 // A module is the module of one profile. It does not change after Load.
 type module struct {
-	keep   time.Duration // how long sessions hibernate; 0: they do not
-	router *session.Router
+	keep  time.Duration // how long sessions hibernate; 0: they do not
+	newID IDGenerator
 
 	enabled, resumed, refused, expired *session.Counter
 }
@@ -116,7 +121,10 @@ func (m *module) Load(api *session.API) error {
 		return err
 	}
 	m.keep, _ = time.ParseDuration(opt.Resume)
-	m.router = api.Router
+	var ok bool
+	if m.newID, ok = session.Lookup[IDGenerator](api); !ok {
+		return errors.New("the process has given no generator of resumption ids")
+	}
 	count := func(name, help string) *session.Counter {
 		return api.Router.Counter(session.CounterName{Name: name, Help: help})
 	}
@@ -248,7 +256,7 @@ func (m *module) terms(e xmlstream.Element) *session.Terms {
 		keep = min(keep, time.Duration(max)*time.Second)
 	}
 	if v, _ := e.Attr(attrResume); keep > 0 && (string(v) == "true" || string(v) == "1") {
-		t.ID, t.Keep = m.router.StreamID(), reactor.Tick(keep/(time.Second/10))
+		t.ID, t.Keep = m.newID(), reactor.Tick(keep/(time.Second/10))
 	}
 	return t
 }
@@ -334,7 +342,6 @@ func (m *module) finish(st session.Negotiation, a *session.Account, s *session.S
 		st.Close(session.ErrReset) // it was ended just now
 		return
 	}
-	st.Track()
 	m.resumed.Add(1)
 }
 
