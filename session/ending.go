@@ -81,7 +81,7 @@ func (a *Account) hibernate(l *LoopRouter, s *Session) bool {
 	if !s.setWire(&hibernatingWire{s.wire.Loop(), s}, StreamRef{}) {
 		return false
 	}
-	s.closeWindow(l)
+	closeWindow(s, l)
 	if !runHook(l, s, func() { runSessions(&a.host.Profile().Hooks.Hibernated, l, s) }) {
 		s.close(ErrInternal, hookFailed) // or s might hibernate for ever
 	}
@@ -300,7 +300,7 @@ func (a *Account) Resume(st Negotiation, s *Session) bool {
 	st.sess, st.negotiation = s, nil
 	st.traits |= HasResource
 	st.setDeadline(deadlineLogin, 0)
-	if s.isManaged() {
+	if isManaged(s) {
 		st.Track()
 	}
 	return true

@@ -78,8 +78,12 @@ var endingsBy = map[string]func(c *endingCase){
 			l.Enter(func() {
 				st.Session().Outbox(func(o session.Outbox) { o.Manage(&session.Terms{Request: []byte("<r/>")}) })
 				st.Track()
-				l.TakeOver(st.Session(), func(uint32) {})
 			})
+		})
+		c.turns()
+		by := c.Stream(c.romeo)
+		by.LoopRouter().Loop.Post(func() {
+			by.LoopRouter().Enter(func() { by.Negotiation().TakeOver(st.Session(), func(uint32) {}) })
 		})
 		c.turns()
 	},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"canto/reactor"
 	"canto/session/jid"
 	"canto/session/stanza"
 	"canto/session/stanzaid"
@@ -92,7 +93,7 @@ func hibernateAll(a *Account, l *LoopRouter) bool {
 		return false
 	}
 	for _, s := range slices.Clone(a.sessions) {
-		if s.Connected() && !a.hibernate(l, s) || s.unsettled() {
+		if s.Connected() && !a.hibernate(l, s) || unsettled(s) {
 			return false
 		}
 	}
@@ -356,4 +357,66 @@ func (r *unmarshaler) jid(s string) jid.JID {
 		r.err = fmt.Errorf("%w: %w", errUnmarshal, err)
 	}
 	return j
+}
+
+// marshal appends m to b, as part of its session: whether there is one; its terms, counts, and the log. The
+// counts of deliveries are left out. Under the outbox lock.
+func (m *management) marshal(b []byte) []byte {
+	if m == nil {
+		return append(b, 0)
+	}
+	b = appendString(append(b, 1), string(m.terms.Request))
+	b = binary.AppendUvarint(appendString(b, m.terms.ID), uint64(m.terms.Keep))
+	for _, n := range []uint32{m.sent, m.acked, m.handled, m.hibernations} {
+		b = binary.AppendUvarint(b, uint64(n))
+	}
+	if m.overflowed {
+		return append(b, 1)
+	}
+	return appendString(append(b, 0), string(m.log[m.head:]))
+}
+
+// unmarshalManagement reads what marshal has written; nil if there is none, or if it is damaged.
+func unmarshalManagement(r *unmarshaler) *management {
+	if r.byte() == 0 || r.err != nil {
+		return nil
+	}
+	m := &management{terms: &Terms{Request: []byte(r.string()), ID: r.string(), Keep: reactor.Tick(r.uvarint())}}
+	for _, n := range []*uint32{&m.sent, &m.acked, &m.handled, &m.hibernations} {
+		*n = uint32(r.uvarint())
+	}
+	if m.overflowed = r.byte() == 1; m.overflowed {
+		return m
+	}
+	log := []byte(r.string())
+	entries := uint32(0)
+	for b := log; len(b) > 0; entries++ {
+		n := logHeader
+		if len(b) >= logHeader {
+			n += int(binary.LittleEndian.Uint32(b))
+		}
+		if n > len(b) || n < logHeader || b[5]&logCopy != 0 && !validCopy(b[logHeader:n]) {
+			r.fail()
+			return nil
+		}
+		b[5] &^= logShared
+		b = b[n:]
+	}
+	if entries != m.sent-m.acked {
+		r.fail()
+		return nil
+	}
+	if len(log) > 0 {
+		m.log = append(logs.Get(len(log)), log...)
+	}
+	return m
+}
+
+// validCopy reports whether the bounds before the bytes of a copy are within them.
+func validCopy(b []byte) bool {
+	if len(b) < 8 {
+		return false
+	}
+	from, to := binary.LittleEndian.Uint32(b), binary.LittleEndian.Uint32(b[4:])
+	return from <= to && uint64(to) <= uint64(len(b)-8)
 }

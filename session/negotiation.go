@@ -423,11 +423,11 @@ func (st Negotiation) Bind(with func(a *Account, exists bool, err error)) {
 	})
 }
 
-// TakeOver is [LoopRouter.TakeOver] for a stream that wants to resume s: st is parked until then is called.
+// TakeOver is takeOver for a stream that wants to resume s: st is parked until then is called.
 // then is not called if st has ended meanwhile.
 func (st Negotiation) TakeOver(s *Session, then func(handled uint32)) {
 	st.parkForReply()
-	st.loop.TakeOver(s, func(handled uint32) {
+	takeOver(st.loop, s, func(handled uint32) {
 		defer closeOnPanic(st.Stream)
 		if st.bits&bitGone != 0 {
 			return

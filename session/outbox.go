@@ -2,10 +2,12 @@ package session
 
 import (
 	"bytes"
+	"encoding/binary"
 
 	"canto/session/jid"
 	"canto/session/stanza"
 	"canto/session/stanzaid"
+	"canto/xmlstream"
 )
 
 // This file is what a session has to send. The terms: the wire is the session's connection ([Wire]); a
@@ -321,8 +323,8 @@ func (out Outbox) ensure() *outbox {
 // notification. refusing and retryPending need no check: they are set only while
 // there are sources or queued elements.
 func (out Outbox) releaseIfEmpty() {
-	if o := out.s.outbox; o != nil && !o.blocked && o.drainsPending == 0 &&
-		len(o.queue)+len(o.sources)+len(o.deferred) == 0 && o.vars == nil && o.managed == nil {
+	if o := out.s.outbox; o != nil && !o.blocked && o.drainsPending == 0 && o.managed == nil &&
+		len(o.queue)+len(o.sources)+len(o.deferred) == 0 && o.vars == nil {
 		out.s.outbox = nil
 	}
 }
@@ -517,9 +519,9 @@ func (out Outbox) accepts() bool {
 }
 
 // takeUnsent empties the log, the queue and the deferred elements, and returns those that no other session
-// of the account has: what was sent and not acknowledged first, then the queue, then the deferred ones. The caller routes or answers those that
-// have a sender; what the server itself originated is dropped. Sources stay: see endSources. Under the
-// account's lock; it takes the outbox lock.
+// of the account has: what was sent and not acknowledged first, then the queue, then the deferred ones. The
+// caller routes or answers those that have a sender; what the server itself originated is dropped. Sources
+// stay: see endSources. Under the account's lock, on the loop of l; it takes the outbox lock.
 func (s *Session) takeUnsent(l *LoopRouter) (list []queuedElement) {
 	defer s.lockOutbox().unlock()
 	o := s.outbox
@@ -726,4 +728,77 @@ func (out Outbox) requestTakenDrain(f *activeSource) {
 		f.drainCount, f.drainBytes = f.inFlight, f.inFlightBytes
 		out.requestDrain()
 	}
+}
+
+// management returns the state of stream management; nil if there is none.
+func (out Outbox) management() *management {
+	if out.s.outbox == nil {
+		return nil
+	}
+	return out.s.outbox.managed
+}
+
+// noteSent is called for each element that was given to the wire of a managed session.
+func (out Outbox) noteSent(e sentElement) {
+	m := out.management()
+	if e.kind == stanza.Nonza {
+		return
+	}
+	m.sent++
+	if !m.overflowed {
+		m.keep(e)
+	}
+	if !m.requested {
+		m.requested = out.s.wire.Send(m.terms.Request)
+	}
+}
+
+// take empties the log and returns its elements, with bytes of their own. l parses their addresses. Under
+// the outbox lock, on the loop of l.
+func (m *management) take(l *LoopRouter) (list []queuedElement) {
+	if m.log == nil {
+		return nil
+	}
+	shared := 0
+	for b := m.log[m.head:]; len(b) > 0; {
+		n := logHeader + int(binary.LittleEndian.Uint32(b))
+		h := queuedElement{kind: stanza.Kind(b[4]), archived: b[5]&logArchived != 0,
+			number: stanzaid.ID(binary.LittleEndian.Uint64(b[6:]))}
+		el := b[logHeader:n]
+		if b[5]&logCopy != 0 {
+			h.copyFrom = int32(binary.LittleEndian.Uint32(el))
+			h.copyTo = int32(binary.LittleEndian.Uint32(el[4:]))
+			el = el[8:]
+		}
+		h.bytes = bytes.Clone(el)
+		if b[5]&logShared != 0 {
+			h.deliveries = m.counts[shared]
+			shared++
+		}
+		if b[5]&logAddressed != 0 {
+			if h.from, h.to = addressesOf(l, h.bytes); h.copyTo > 0 {
+				h.from, h.to = addressesOf(l, h.bytes[h.copyFrom:h.copyTo])
+			}
+		}
+		list = append(list, h)
+		b = b[n:]
+	}
+	m.release()
+	return list
+}
+
+// addressesOf returns the addresses of a stanza.
+func addressesOf(l *LoopRouter, b []byte) (from, to jid.JID) {
+	el, err := l.Parser.Element(b)
+	if err != nil {
+		return from, to
+	}
+	defer l.Parser.Release(el)
+	read := func(n xmlstream.Name) (j jid.JID) {
+		if v, ok := el.Attr(n); ok {
+			j, _ = l.JID(v)
+		}
+		return j
+	}
+	return read(stanza.AttrFrom), read(stanza.AttrTo)
 }

@@ -14,8 +14,9 @@ import (
 
 // layers are the kernel's files, from the ground up: a file uses what stands in those before it.
 var layers = strings.Fields(`
-	doc lockcheck counter committer table config session envelope router errors entity vars stanza recipients
-	outbox hooks outgoing reply boundary source ending evict commit resident lifecycle mailbox timer
+	doc lockcheck counter committer table config session envelope router errors entity vars stanza management
+	recipients outbox acknowledge hooks outgoing reply boundary source ackwindow ending takeover
+	evict commit resident lifecycle mailbox timer
 	ask route await throttle negotiation resolve marshal start deletion footprint module stream
 `)
 

@@ -13,8 +13,8 @@ const kernelPath = "canto/session"
 // unused are exported names of the kernel that nothing uses but the kernel and tests. The list only gets
 // shorter: a seam has a user, or it is taken away.
 var unused = strings.Fields(`
-	Account.Attach KindAccount Checked Closing ErrBadFormat ErrConflict ErrConnectionTimeout
-	ErrHostUnknown ErrInternal ErrInvalidFrom ErrInvalidNamespace ErrInvalidXML ErrReset
+	Account.Attach KindAccount Checked Closing ErrConflict ErrConnectionTimeout
+	ErrHostUnknown ErrInternal ErrInvalidFrom ErrInvalidNamespace ErrInvalidXML
 	ErrUnsupportedStanza ErrUnsupportedVersion Flags Hooks.Chains Hooks.Remote Host.Connections MinLoginTimeout
 	MaxLoginInterval MinOutbox MinRate MinStanza MaxLoginTimeout
 	MaxOutbox MaxRateWindow Opening Origin Outbox.Append Run Recipients.Has Recipients.Reset

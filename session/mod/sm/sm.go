@@ -326,7 +326,7 @@ func (m *module) finish(st session.Negotiation, a *session.Account, s *session.S
 		_, _, whole = o.Unacknowledged()
 	})
 	switch {
-	case s.Rewind(st.LoopRouter(), h):
+	case session.Rewind(st.LoopRouter(), s, h):
 	case !whole:
 		a.ExpireSession(st.LoopRouter(), s)
 		refuse(stanza.ItemNotFound)
