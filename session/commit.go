@@ -188,6 +188,7 @@ func (w commitWaiter) fail(l *LoopRouter, err error) {
 	defer l.stanzas.pop()
 	w.stored.fillStanza(l, ev, el)
 	l.origin, l.originLoopNumber = ev.origin, ev.originLoopNumber
+	defer func() { l.origin, l.originLoopNumber = Origin{}, 0 }()
 	e := w.entity
 	if e == nil {
 		ev.FailCommit(err)
