@@ -23,7 +23,8 @@
 // messages that come in the meantime are delivered live. So what arrives while a client catches up is in a
 // page, or comes live, or both with one id.
 //
-// In memory, in a warm account: a [state], if it has rows or preferences: 100 bytes. Stored: rows of package
+// In memory, in a warm account: a [state], if it has rows or preferences: 100 bytes. While a retracted
+// message is searched for: the retractions of its account that wait, 32 at most. Stored: rows of package
 // archive, and a row of preferences.
 //
 // Hooks: PreMessage and Message in phase Archive; Message in phase Record; iq handlers.
@@ -130,6 +131,7 @@ type Service struct {
 	prefs     *store.Map[string, []byte]
 	now       wallclock.Clock
 	counters  *counters
+	searches  retractionSearches
 	sweeps    sync.Map    // the names of the hosts for which a sweep runs
 	unloaded  atomic.Bool // the sweeps end
 }
@@ -326,7 +328,7 @@ func (m *Service) withOwner(l *session.LoopRouter, host *session.Host, addr jid.
 
 // commitRow writes a row again. Under the lock of a.
 func (m *Service) commitRow(l *session.LoopRouter, a *session.Account, id stanzaid.ID, row archive.Row) {
-	if st := part.Get(a); st == nil || id < st.sum.First {
+	if st := part.Get(a); st == nil || st.sum.Last == 0 || id < st.sum.First {
 		return // it was trimmed meanwhile
 	}
 	b := m.db.NewBatch(a.ID())

@@ -11,6 +11,8 @@ type counters struct {
 	notFound       *session.Counter // queries with an id that is not there
 	retractions    *session.Counter // messages that were replaced by a tombstone
 	notAuthor      *session.Counter // retractions of a message of another author
+	unsearched     *session.Counter // retractions over a limit, whose message was not searched for
+	searchFailed   *session.Counter // retractions whose search the store has failed
 	trimFailed     *session.Counter // searches for the oldest row that stays, which the store has failed
 	preferencesSet *session.Counter // changes of preferences
 }
@@ -38,6 +40,8 @@ func countersOf(api *session.API) *counters {
 		pageNanos:      plain("archive_page_nanoseconds_total", "Time that workers took for pages."),
 		retractions:    retraction("done"),
 		notAuthor:      retraction("refused"),
+		unsearched:     retraction("limit"),
+		searchFailed:   retraction("failed"),
 		preferencesSet: plain("archive_preferences_total", "Changes of archive preferences."),
 	}
 }
