@@ -66,8 +66,12 @@ func (m *Service) trim(l *session.LoopRouter, a *session.Account, st *state, b a
 		}
 		return err
 	}, func(l *session.LoopRouter, err error) {
-		m.withOwner(l, host, addr, owner, func(l *session.LoopRouter, a *session.Account) {
-			if part.Get(a) != st { // a write has failed, and the account was reloaded
+		l.WithAccount(host, addr, func(l *session.LoopRouter, a *session.Account, exists bool, failed error) {
+			if failed != nil { // the next load may keep st, and trims then
+				st.trimming = false
+				return
+			}
+			if !exists || a.ID() != owner || part.Get(a) != st { // a write has failed, and the account was reloaded
 				return
 			}
 			st.trimming = false
