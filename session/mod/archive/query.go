@@ -61,7 +61,8 @@ type request struct {
 }
 
 // query answers a query: it reads the page on a worker, sends its messages, and then the result. Under the
-// account's lock. The client's stream is parked meanwhile, so that it has one page in work.
+// account's lock. The client's stream is parked meanwhile, so that it has one page in work. A page that comes
+// too late is not sent.
 func (m *Service) query(ev *session.Stanza) session.Verdict {
 	a := ev.Account()
 	q, bad, ok := m.read(ev, a.ID())
@@ -71,7 +72,7 @@ func (m *Service) query(ev *session.Stanza) session.Verdict {
 		}
 		return ev.Fail(bad)
 	}
-	owner, to := a.ID(), ev.From
+	owner, to, asker := a.ID(), ev.From, ev.Session
 	var page archive.Page
 	return ev.Await(reactor.Disk, func() (err error) {
 		began := m.now()
@@ -91,9 +92,10 @@ func (m *Service) query(ev *session.Stanza) session.Verdict {
 		case err != nil:
 			return ev.Fail(stanza.InternalServerError)
 		}
-		if s := ev.Account().Resource(to); s != nil {
-			m.sendPage(ev.LoopRouter(), s, &q, &page)
+		if !ev.CanReply() || ev.Account().Resource(to) != asker {
+			return session.Done // the client was told that it takes too long, or has gone
 		}
+		m.sendPage(ev.LoopRouter(), asker, &q, &page)
 		return ev.Reply(func(_ *session.Stanza, ap *xmlstream.Appender) { m.appendFin(ap, owner, &page) })
 	})
 }
