@@ -374,3 +374,28 @@ func TestMemory(t *testing.T) {
 		t.Error("the account stays in memory after its push")
 	}
 }
+
+// When a client removes its last registration, nothing of the account stays in memory, though messages wait:
+// with the next registration their count begins again.
+func TestDisabledWhileDue(t *testing.T) {
+	for _, node := range []string{"", " node='n1'"} {
+		f := start(t, sessiontest.Options{})
+		f.write()
+		f.write()
+		phone := f.Login("again", "juliet@localhost/phone") // without presence: they go on waiting
+		phone.Send("<iq type='set' id='d'><disable xmlns='urn:xmpp:push:0' jid='app@localhost/push'" + node +
+			"/></iq>")
+		f.Settle()
+		f.enable(phone, "app@localhost/push", "n1")
+		phone.DropConn()
+		f.AdvanceSettled(3 * time.Second)
+		if ids, _ := f.pushes(); len(ids) != 0 {
+			t.Errorf("%q: a push of what came before the registration", node)
+		}
+		f.write()
+		f.AdvanceSettled(3 * time.Second)
+		if _, counts := f.pushes(); fmt.Sprint(counts) != "[1]" {
+			t.Errorf("%q: the pushes count %v", node, counts)
+		}
+	}
+}
