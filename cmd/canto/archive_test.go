@@ -211,3 +211,20 @@ func TestArchiveShowPreferences(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// A client chooses the node of its registration. It moves no cursor, and makes no further line or column.
+func TestPushListQuotes(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "example.org")
+	p := s.serve()
+	s.ok("user", "add", "juliet@example.org", "--password", "x")
+	c := p.login("example.org", "juliet", "x")
+	if _, err := c.iq("set", "<enable xmlns='urn:xmpp:push:0' jid='app.example' "+
+		"node='a&#x9;b&#xA;c&#x9B;2J&#x85;'/>"); err != nil {
+		t.Fatal(err)
+	}
+	const want = "app.example\t\"a\\tb\\nc\\u009b2J\\u0085\"\t0 bytes of options\n"
+	if got := s.ok("push", "list", "juliet@example.org"); got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
