@@ -2,7 +2,6 @@ package archive
 
 import (
 	"bytes"
-	"errors"
 	"time"
 
 	"canto/reactor"
@@ -121,7 +120,8 @@ func (m *Service) expire(l *session.LoopRouter, a *session.Account) {
 
 // sweep looks for rows that are too old in the archives of a host, also of accounts that are not used: some
 // accounts at a time, from the one after the localpart after. A worker reads the oldest row of each; only an
-// account that has something to delete is loaded. It continues until the module is unloaded. On a loop, under
+// account that has something to delete is loaded. An archive that can't be read is counted and left out. It
+// continues until the module is unloaded. On a loop, under
 // no lock.
 func (m *Service) sweep(l *session.LoopRouter, host *session.Host, after string) {
 	if m.unloaded.Load() {
@@ -133,16 +133,17 @@ func (m *Service) sweep(l *session.LoopRouter, host *session.Host, after string)
 	ok := l.RunOnWorker(host, reactor.Disk, func() error {
 		snap := m.db.Snapshot()
 		defer snap.Close()
-		var bad error
-		err := m.db.Accounts().List(snap, host.Name, after, func(acc store.Account) bool {
+		return m.db.Accounts().List(snap, host.Name, after, func(acc store.Account) bool {
 			seen, last = seen+1, acc.Local
 			first, ok, err := m.Archive.First(snap, acc.ID)
-			if bad = err; ok && first < before {
+			switch {
+			case err != nil: // its rows are damaged: the others are looked at all the same
+				m.counters.trimFailed.Add(1)
+			case ok && first < before:
 				expired = append(expired, acc)
 			}
-			return bad == nil && seen < sweepAccounts
+			return seen < sweepAccounts
 		})
-		return errors.Join(err, bad)
 	}, func(l *session.LoopRouter, err error) {
 		if err != nil {
 			m.counters.trimFailed.Add(1)
