@@ -176,7 +176,3 @@ func (w *awaitedRequest) OnTimer(*reactor.Loop) {
 		w.st.unpark(parkedWork)
 	}
 }
-
-// CanReply reports whether an answer to ev would still be sent: not if its sender has one already, as work
-// has taken too long (Await). Under the lock.
-func (ev *Stanza) CanReply() bool { return !ev.noReply }
