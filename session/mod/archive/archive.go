@@ -119,9 +119,11 @@ func (o *Options) Check() (key, why string) {
 // not change after Load, so any loop uses it.
 type Service struct {
 	Archive *archive.Archive // the archives of all accounts in the store
-	// Oldest returns the oldest row of an account that waits for a device, which is not trimmed; 0: there is
-	// none. Module offline sets it in Load. Under the account's lock.
+	// Oldest returns the oldest row of an account that waits for a device; 0: there is none. Module offline sets
+	// it in Load. Under the account's lock.
 	Oldest func(a *session.Account) stanzaid.ID
+	// Offline is what else module offline sets in Load. Without it no row that waits is deleted.
+	Offline Offline
 
 	opt       Options
 	policy    policy        // the default of accounts without preferences
@@ -134,6 +136,19 @@ type Service struct {
 	searches  retractionSearches
 	sweeps    sync.Map    // the names of the hosts for which a sweep runs
 	unloaded  atomic.Bool // the sweeps end
+}
+
+// An Offline says how rows that wait for a device are deleted. The functions are called under the account's
+// lock.
+type Offline struct {
+	// MaxRows and MaxBytes are what may wait. While something waits, an archive may have as much, if its own
+	// limits are lower.
+	MaxRows, MaxBytes int
+	// Replaying reports whether rows of the account are being delivered: none that waits is deleted then.
+	Replaying func(a *session.Account) bool
+	// Expired is told that b deletes all rows of the archive of the account before first, among them rows that
+	// waited, which have so many bytes.
+	Expired func(a *session.Account, b *store.Batch, first stanzaid.ID, rows, bytes int)
 }
 
 // Load implements [session.Module]. It fails if an option is out of range, if there is no store, or if the

@@ -202,7 +202,8 @@ func TestSweepPassesDamagedRows(t *testing.T) {
 	s.Advance(30 * time.Hour)
 	s.Settle()
 	s.AdvanceSettled(5 * time.Second)
-	if n, bad := counter(s, "rows_expired_total", ""), counter(s, "expiry_failures_total", ""); n != 1 || bad == 0 {
+	n, bad := counter(s, "rows_expired_total", ""), counter(s, "expiry_failures_total", "")
+	if n != 1 || bad == 0 {
 		t.Errorf("%d messages were deleted, %d archives could not be read", n, bad)
 	}
 }
