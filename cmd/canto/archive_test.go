@@ -92,7 +92,7 @@ func TestArchiveCommands(t *testing.T) {
 			}
 			row := func(id, direction, with, middle string) string {
 				return fmt.Sprintf("jid        %s@example.org\nid         %s\ntime       20.*Z\ndirection  %s\n"+
-					"with       %s\nkind       body\n%spushed     no\nretracted  no\nmoved      no\nsize       [1-9]\\d+\n",
+					"with       %s\nkind       body\n%spush due   no\nretracted  no\nmoved      no\nsize       [1-9]\\d+\n",
 					map[bool]string{true: "romeo", false: "juliet"}[direction == "sent"], id, direction, with, middle)
 			}
 			is(row(juliet["one"], "received", "romeo@example.org/test", "device     test\nwaiting    no\n"),
@@ -104,7 +104,7 @@ func TestArchiveCommands(t *testing.T) {
 			is("(?s).*\ntext       \"one\"\n", "message", "juliet@example.org", juliet["one"], "--text")
 			is(fmt.Sprintf(`{"jid":"juliet@example.org","id":"%s","time":"20.*Z","direction":"received",`+
 				`"with":"romeo@example.org/test","kind":"body","devices":\[\],"waited":true,"waits":true,`+
-				`"pushed":false,"retracted":false,"moved":false,"size":\d+}`+"\n", juliet["two"]),
+				`"push_due":false,"retracted":false,"moved":false,"size":\d+}`+"\n", juliet["two"]),
 				"message", "juliet@example.org", juliet["two"], "--json")
 			is(`.*"devices":\["test"\],"waited":false,"waits":false,.*,"text":"one"}`+"\n",
 				"message", "juliet@example.org", juliet["one"], "--json", "--text")

@@ -302,8 +302,8 @@ func (m *Service) record(ev *session.Stanza) session.Verdict {
 	if out.Stored {
 		row.Flags |= archive.Waiting
 	}
-	if ev.Pushed {
-		row.Flags |= archive.Pushed
+	if ev.PushDue {
+		row.Flags |= archive.PushDue
 	}
 	m.write(ev, a, ev.Number, row)
 	if mayRetract(ev.Handling().Kind) {

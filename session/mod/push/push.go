@@ -418,7 +418,7 @@ func (m *module) record(ev *session.Stanza) session.Verdict {
 		ev.LoopRouter().CountLimit("push")
 		return session.Pass
 	}
-	ev.Pushed = true
+	ev.PushDue = true // no push leaves if a client comes first, or the service fails
 	s.waiting++
 	s.sender = ev.From.Bare()
 	for _, r := range p.list {

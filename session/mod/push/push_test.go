@@ -9,9 +9,11 @@ import (
 	"time"
 
 	"canto/session"
+	"canto/session/archive"
 	"canto/session/jid"
 	"canto/session/mod/push"
 	"canto/session/sessiontest"
+	"canto/session/stanzaid"
 	"canto/session/storage"
 )
 
@@ -397,5 +399,33 @@ func TestDisabledWhileDue(t *testing.T) {
 		if _, counts := f.pushes(); fmt.Sprint(counts) != "[1]" {
 			t.Errorf("%q: the pushes count %v", node, counts)
 		}
+	}
+}
+
+// The row of a message says that a push was due, also if a client comes before any is sent; it does not say
+// so of a message that a client has got.
+func TestPushDue(t *testing.T) {
+	f := start(t, sessiontest.Options{})
+	f.write()
+	phone := f.Login("again", "juliet@localhost/phone")
+	phone.Send("<presence/>")
+	f.Settle()
+	f.write()
+	f.AdvanceSettled(5 * time.Second)
+	if ids, _ := f.pushes(); len(ids) != 0 {
+		t.Errorf("%d pushes", len(ids))
+	}
+	rows, err := archive.Open(f.DB.Tables())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, _ := f.Router.Table.LookupAccount(phone.Bare())
+	var due []bool
+	err = rows.Scan(f.DB, a.ID(), 0, 1<<63, false, func(_ stanzaid.ID, r archive.Row) bool {
+		due = append(due, r.Flags&archive.PushDue != 0)
+		return true
+	})
+	if err != nil || fmt.Sprint(due) != "[true false]" {
+		t.Errorf("the rows say that a push was due: %v, %v", due, err)
 	}
 }
