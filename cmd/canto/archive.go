@@ -250,7 +250,8 @@ type messageInfo struct {
 	Devices []string `json:"devices"`
 	Waited  bool     `json:"waited"` // no device had it when it came
 	Waits   bool     `json:"waits"`  // it waits for a device now
-	// PushDue: push services were to be told that it waits. None is if a device comes first, and a push may fail.
+	// PushDue: push services were to be told that it waits. None is if a device comes first, and a push may
+	// fail.
 	PushDue   bool    `json:"push_due"`
 	Retracted bool    `json:"retracted"`
 	Moved     bool    `json:"moved"`          // a version of the server without archives has stored it
