@@ -188,6 +188,7 @@ func (w commitWaiter) fail(l *LoopRouter, err error) {
 	defer l.stanzas.pop()
 	w.stored.fillStanza(l, ev, el)
 	l.origin, l.originLoopNumber = ev.origin, ev.originLoopNumber
+	defer func() { l.origin, l.originLoopNumber = Origin{}, 0 }()
 	e := w.entity
 	if e == nil {
 		ev.FailCommit(err)
@@ -281,11 +282,13 @@ type Outcome struct {
 	Delivered int  // number of sessions that took it, or a copy of it
 	Stored    bool // it is stored for later delivery
 	Refused   bool // its sender got an error
+	Answered  bool // its sender was answered as work took too long (Await): another answer is dropped
 }
 
 // Outcome returns what became of ev so far. It is complete in phase [Record]. Under the lock.
 func (ev *Stanza) Outcome() Outcome {
-	return Outcome{Delivered: int(ev.deliveredCount), Stored: ev.stored, Refused: ev.failed}
+	return Outcome{Delivered: int(ev.deliveredCount), Stored: ev.stored, Refused: ev.failed,
+		Answered: ev.noReply}
 }
 
 // DeliveredTo reports whether s took ev. In phase [Record], under the account's lock.

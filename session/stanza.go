@@ -45,8 +45,8 @@ type Stanza struct {
 	Again bool
 	// Archived: the message is in the archive of Entity under its Number. A hook of phase Archive sets it.
 	Archived bool
-	// Pushed: the push services of Entity are told that the message waits. A hook of phase Record sets it.
-	Pushed bool
+	// PushDue: push services of Entity are to be told that the message waits. A hook of phase Record sets it.
+	PushDue bool
 
 	lang             string // xml:lang of the sender's stream, for a stanza without one
 	loopRouter       *LoopRouter

@@ -247,14 +247,16 @@ type messageInfo struct {
 	Kind string `json:"kind"`
 	// Devices are the resources of the account that got it when it came, copies included. Of a message that
 	// was sent the row does not have them.
-	Devices   []string `json:"devices"`
-	Waited    bool     `json:"waited"` // no device had it when it came
-	Waits     bool     `json:"waits"`  // it waits for a device now
-	Pushed    bool     `json:"pushed"`
-	Retracted bool     `json:"retracted"`
-	Moved     bool     `json:"moved"`          // a version of the server without archives has stored it
-	Size      int      `json:"size"`           // bytes of the stored element
-	Text      *string  `json:"text,omitempty"` // only with --text
+	Devices []string `json:"devices"`
+	Waited  bool     `json:"waited"` // no device had it when it came
+	Waits   bool     `json:"waits"`  // it waits for a device now
+	// PushDue: push services were to be told that it waits. None is if a device comes first, and a push may
+	// fail.
+	PushDue   bool    `json:"push_due"`
+	Retracted bool    `json:"retracted"`
+	Moved     bool    `json:"moved"`          // a version of the server without archives has stored it
+	Size      int     `json:"size"`           // bytes of the stored element
+	Text      *string `json:"text,omitempty"` // only with --text
 }
 
 // Run prints what the row of one message says.
@@ -337,7 +339,7 @@ func describeMessage(row archive.Row, j jid.JID) (*messageInfo, error) {
 	}
 	has := func(f archive.Flags) bool { return row.Flags&f != 0 }
 	info := &messageInfo{JID: j.String(), Direction: "received", With: row.With, Devices: []string{},
-		Waited: has(archive.Waiting), Pushed: has(archive.Pushed), Retracted: has(archive.Retracted),
+		Waited: has(archive.Waiting), PushDue: has(archive.PushDue), Retracted: has(archive.Retracted),
 		Moved: has(archive.Moved), Size: len(row.Element)}
 	switch {
 	case has(archive.Sent) && row.With == j.String():
@@ -386,8 +388,8 @@ func (m *messageInfo) print(out io.Writer) {
 	case m.Direction != "sent":
 		fmt.Fprintf(out, "device     -\n")
 	}
-	fmt.Fprintf(out, "waiting    %s\npushed     %s\nretracted  %s\nmoved      %s\nsize       %d\n", waiting,
-		yes(m.Pushed), yes(m.Retracted), yes(m.Moved), m.Size)
+	fmt.Fprintf(out, "waiting    %s\npush due   %s\nretracted  %s\nmoved      %s\nsize       %d\n", waiting,
+		yes(m.PushDue), yes(m.Retracted), yes(m.Moved), m.Size)
 	if m.Text != nil {
 		fmt.Fprintf(out, "text       %q\n", *m.Text) // quoted, so that it is one line and moves no cursor
 	}

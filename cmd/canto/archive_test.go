@@ -92,7 +92,7 @@ func TestArchiveCommands(t *testing.T) {
 			}
 			row := func(id, direction, with, middle string) string {
 				return fmt.Sprintf("jid        %s@example.org\nid         %s\ntime       20.*Z\ndirection  %s\n"+
-					"with       %s\nkind       body\n%spushed     no\nretracted  no\nmoved      no\nsize       [1-9]\\d+\n",
+					"with       %s\nkind       body\n%spush due   no\nretracted  no\nmoved      no\nsize       [1-9]\\d+\n",
 					map[bool]string{true: "romeo", false: "juliet"}[direction == "sent"], id, direction, with, middle)
 			}
 			is(row(juliet["one"], "received", "romeo@example.org/test", "device     test\nwaiting    no\n"),
@@ -104,7 +104,7 @@ func TestArchiveCommands(t *testing.T) {
 			is("(?s).*\ntext       \"one\"\n", "message", "juliet@example.org", juliet["one"], "--text")
 			is(fmt.Sprintf(`{"jid":"juliet@example.org","id":"%s","time":"20.*Z","direction":"received",`+
 				`"with":"romeo@example.org/test","kind":"body","devices":\[\],"waited":true,"waits":true,`+
-				`"pushed":false,"retracted":false,"moved":false,"size":\d+}`+"\n", juliet["two"]),
+				`"push_due":false,"retracted":false,"moved":false,"size":\d+}`+"\n", juliet["two"]),
 				"message", "juliet@example.org", juliet["two"], "--json")
 			is(`.*"devices":\["test"\],"waited":false,"waits":false,.*,"text":"one"}`+"\n",
 				"message", "juliet@example.org", juliet["one"], "--json", "--text")
@@ -209,5 +209,22 @@ func TestArchiveShowPreferences(t *testing.T) {
 	if got := s.ok("archive", "show", "romeo@example.org", "--json"); !strings.Contains(got,
 		`"oldest":null,"newest":null,"waiting":0,"waiting_bytes":0,"preferences":{"policy":"roster","always":2,"never":1}}`) {
 		t.Error(got)
+	}
+}
+
+// A client chooses the node of its registration. It moves no cursor, and makes no further line or column.
+func TestPushListQuotes(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "example.org")
+	p := s.serve()
+	s.ok("user", "add", "juliet@example.org", "--password", "x")
+	c := p.login("example.org", "juliet", "x")
+	if _, err := c.iq("set", "<enable xmlns='urn:xmpp:push:0' jid='app.example' "+
+		"node='a&#x9;b&#xA;c&#x9B;2J&#x85;'/>"); err != nil {
+		t.Fatal(err)
+	}
+	const want = "app.example\t\"a\\tb\\nc\\u009b2J\\u0085\"\t0 bytes of options\n"
+	if got := s.ok("push", "list", "juliet@example.org"); got != want {
+		t.Errorf("%q, want %q", got, want)
 	}
 }

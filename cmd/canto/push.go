@@ -20,7 +20,8 @@ type pushList struct {
 }
 
 // Run prints a line for each registration: its service, its node, and the size of its publish options,
-// which may have secrets and are not printed.
+// which may have secrets and are not printed. The node is what a client has chosen: it is quoted, so that it
+// is one column and moves no cursor.
 func (p *pushList) Run(r *run) error {
 	j, err := parseAccount(p.JID)
 	if err != nil {
@@ -44,7 +45,7 @@ func (p *pushList) Run(r *run) error {
 			return json.NewEncoder(r.out).Encode(list)
 		}
 		for _, x := range list {
-			fmt.Fprintf(r.out, "%s\t%s\t%d bytes of options\n", x.Service, x.Node, x.Options)
+			fmt.Fprintf(r.out, "%s\t%q\t%d bytes of options\n", x.Service, x.Node, x.Options)
 		}
 		return nil
 	})

@@ -15,7 +15,7 @@ type Flags uint8
 const (
 	Sent      Flags = 1 << iota // the owner of the archive has sent it; else the owner has got it
 	Waiting                     // no device had it when it came: it is kept for the next one (XEP-0160)
-	Pushed                      // push services were told that it waits (XEP-0357)
+	PushDue                     // it waited, and push services were to be told (XEP-0357): see package push
 	Retracted                   // its author has retracted it: the element is a tombstone (XEP-0424)
 	Moved                       // it was stored by a version of the server without archives
 )

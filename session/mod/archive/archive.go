@@ -23,7 +23,8 @@
 // messages that come in the meantime are delivered live. So what arrives while a client catches up is in a
 // page, or comes live, or both with one id.
 //
-// In memory, in a warm account: a [state], if it has rows or preferences: 100 bytes. Stored: rows of package
+// In memory, in a warm account: a [state], if it has rows or preferences: 100 bytes. While a retracted
+// message is searched for: the retractions of its account that wait, 32 at most. Stored: rows of package
 // archive, and a row of preferences.
 //
 // Hooks: PreMessage and Message in phase Archive; Message in phase Record; iq handlers.
@@ -118,9 +119,11 @@ func (o *Options) Check() (key, why string) {
 // not change after Load, so any loop uses it.
 type Service struct {
 	Archive *archive.Archive // the archives of all accounts in the store
-	// Oldest returns the oldest row of an account that waits for a device, which is not trimmed; 0: there is
-	// none. Module offline sets it in Load. Under the account's lock.
+	// Oldest returns the oldest row of an account that waits for a device; 0: there is none. Module offline sets
+	// it in Load. Under the account's lock.
 	Oldest func(a *session.Account) stanzaid.ID
+	// Offline is what else module offline sets in Load. Without it no row that waits is deleted.
+	Offline Offline
 
 	opt       Options
 	policy    policy        // the default of accounts without preferences
@@ -130,8 +133,22 @@ type Service struct {
 	prefs     *store.Map[string, []byte]
 	now       wallclock.Clock
 	counters  *counters
+	searches  retractionSearches
 	sweeps    sync.Map    // the names of the hosts for which a sweep runs
 	unloaded  atomic.Bool // the sweeps end
+}
+
+// An Offline says how rows that wait for a device are deleted. The functions are called under the account's
+// lock.
+type Offline struct {
+	// MaxRows and MaxBytes are what may wait. While something waits, an archive may have as much, if its own
+	// limits are lower.
+	MaxRows, MaxBytes int
+	// Replaying reports whether rows of the account are being delivered: none that waits is deleted then.
+	Replaying func(a *session.Account) bool
+	// Expired is told that b deletes all rows of the archive of the account before first, among them rows that
+	// waited, which have so many bytes.
+	Expired func(a *session.Account, b *store.Batch, first stanzaid.ID, rows, bytes int)
 }
 
 // Load implements [session.Module]. It fails if an option is out of range, if there is no store, or if the
@@ -285,8 +302,8 @@ func (m *Service) record(ev *session.Stanza) session.Verdict {
 	if out.Stored {
 		row.Flags |= archive.Waiting
 	}
-	if ev.Pushed {
-		row.Flags |= archive.Pushed
+	if ev.PushDue {
+		row.Flags |= archive.PushDue
 	}
 	m.write(ev, a, ev.Number, row)
 	if mayRetract(ev.Handling().Kind) {
@@ -326,7 +343,7 @@ func (m *Service) withOwner(l *session.LoopRouter, host *session.Host, addr jid.
 
 // commitRow writes a row again. Under the lock of a.
 func (m *Service) commitRow(l *session.LoopRouter, a *session.Account, id stanzaid.ID, row archive.Row) {
-	if st := part.Get(a); st == nil || id < st.sum.First {
+	if st := part.Get(a); st == nil || st.sum.Last == 0 || id < st.sum.First {
 		return // it was trimmed meanwhile
 	}
 	b := m.db.NewBatch(a.ID())

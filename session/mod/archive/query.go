@@ -60,8 +60,16 @@ type request struct {
 	flip    bool   // the messages of the page come in reverse order
 }
 
+// An asking is a query whose page is being read, and asks has that of a session, which has one at a time. So
+// the page does not go to another session at the address. It has a byte, so that each has an address of its
+// own.
+type asking struct{ _ byte }
+
+var asks = session.NewSessionVar[asking]("archive", nil)
+
 // query answers a query: it reads the page on a worker, sends its messages, and then the result. Under the
-// account's lock. The client's stream is parked meanwhile, so that it has one page in work.
+// account's lock. The client's stream is parked meanwhile, so that it has one page in work. A page that comes
+// too late is not sent.
 func (m *Service) query(ev *session.Stanza) session.Verdict {
 	a := ev.Account()
 	q, bad, ok := m.read(ev, a.ID())
@@ -71,7 +79,8 @@ func (m *Service) query(ev *session.Stanza) session.Verdict {
 		}
 		return ev.Fail(bad)
 	}
-	owner, to := a.ID(), ev.From
+	owner, to, asked := a.ID(), ev.From, new(asking)
+	asks.Set(ev.Session, asked)
 	var page archive.Page
 	return ev.Await(reactor.Disk, func() (err error) {
 		began := m.now()
@@ -84,16 +93,21 @@ func (m *Service) query(ev *session.Stanza) session.Verdict {
 		m.counters.pageNanos.Add(uint64(max(m.now().Sub(began), 0)))
 		return nil
 	}, func(ev *session.Stanza, err error) session.Verdict {
+		s := ev.Account().Resource(to)
+		mine := s != nil && asks.Get(s) == asked
+		if mine {
+			asks.Set(s, nil)
+		}
 		switch {
+		case !mine || ev.Outcome().Answered: // the client has gone, or was told that it takes too long
+			return session.Done
 		case errors.Is(err, archive.ErrNotFound):
 			m.counters.notFound.Add(1)
 			return ev.Fail(stanza.ItemNotFound)
 		case err != nil:
 			return ev.Fail(stanza.InternalServerError)
 		}
-		if s := ev.Account().Resource(to); s != nil {
-			m.sendPage(ev.LoopRouter(), s, &q, &page)
-		}
+		m.sendPage(ev.LoopRouter(), s, &q, &page)
 		return ev.Reply(func(_ *session.Stanza, ap *xmlstream.Appender) { m.appendFin(ap, owner, &page) })
 	})
 }

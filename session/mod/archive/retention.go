@@ -2,7 +2,6 @@ package archive
 
 import (
 	"bytes"
-	"errors"
 	"time"
 
 	"canto/reactor"
@@ -22,8 +21,8 @@ func (m *Service) trimIfDue(l *session.LoopRouter, a *session.Account, st *state
 	if st.trimming {
 		return
 	}
-	over := m.opt.MaxMessages > 0 && st.sum.Count() > withSlack(uint64(m.opt.MaxMessages)) ||
-		st.sum.Bytes() > withSlack(uint64(m.opt.MaxBytes))
+	b := m.limits(a)
+	over := b.MaxRows > 0 && st.sum.Count() > withSlack(b.MaxRows) || st.sum.Bytes() > withSlack(b.MaxBytes)
 	if !over && m.retention == 0 {
 		return
 	}
@@ -32,7 +31,6 @@ func (m *Service) trimIfDue(l *session.LoopRouter, a *session.Account, st *state
 		return
 	}
 	st.nextTrim = now.Add(trimEvery).Unix()
-	b := archive.Bound{MaxRows: uint64(m.opt.MaxMessages), MaxBytes: uint64(m.opt.MaxBytes), Keep: m.keep(a)}
 	if m.retention > 0 {
 		b.Before = stanzaid.FirstAt(now.Add(-m.retention))
 		if !over && st.sum.First >= b.Before {
@@ -44,19 +42,38 @@ func (m *Service) trimIfDue(l *session.LoopRouter, a *session.Account, st *state
 	m.trim(l, a, st, b, newest)
 }
 
+// limits returns what the archive of a may have. While a message waits for a device, that is also what may
+// wait. Under the lock of a.
+func (m *Service) limits(a *session.Account) archive.Bound {
+	b := archive.Bound{MaxRows: uint64(m.opt.MaxMessages), MaxBytes: uint64(m.opt.MaxBytes)}
+	if m.keep(a) != 0 {
+		b.MaxBytes = max(b.MaxBytes, uint64(m.Offline.MaxBytes))
+		if b.MaxRows != 0 {
+			b.MaxRows = max(b.MaxRows, uint64(m.Offline.MaxRows))
+		}
+	}
+	return b
+}
+
 // withSlack returns the size at which an archive with a limit is trimmed: a tenth above it, so that each
 // search deletes many rows.
 func withSlack(limit uint64) uint64 { return limit + limit/10 }
 
-// trim looks for the oldest row of a that stays by b, on a worker, and then deletes those before it. The row
-// newest, whose id is st.sum.Last, stays always: it is in a batch that may not be given to the store before
-// the worker looks, and so the worker may not find it. A zero newest: all rows are given to the store, and
-// all may go. Under the lock of a.
+// trim looks for the oldest row of a that stays by b, on a worker, and then deletes those before it. Rows
+// that wait for a device go like others, but not while they are delivered. The row newest, whose id is
+// st.sum.Last, stays always: it is in a batch that may not be given to the store before the worker looks, and
+// so the worker may not find it. A zero newest: all rows are given to the store, and all may go. Under the
+// lock of a.
 func (m *Service) trim(l *session.LoopRouter, a *session.Account, st *state, b archive.Bound,
 	newest archive.Row) {
-	host, addr, owner, sum := a.Host(), a.JID(), a.ID(), st.sum
+	host, addr, owner, sum, oldest := a.Host(), a.JID(), a.ID(), st.sum, m.keep(a)
+	b.Keep = 0
+	if oldest != 0 && !m.mayExpire(a) {
+		b.Keep = oldest
+	}
 	var first stanzaid.ID
 	var row archive.Row
+	var w expiring
 	st.trimming = l.RunOnWorker(host, reactor.Disk, func() (err error) {
 		snap := m.db.Snapshot()
 		defer snap.Close()
@@ -64,10 +81,20 @@ func (m *Service) trim(l *session.LoopRouter, a *session.Account, st *state, b a
 		if newest.Seq != 0 && first >= sum.Last {
 			first, row = sum.Last, newest
 		}
+		if err == nil && oldest != 0 && first > oldest {
+			w, err = m.expiringRows(snap, owner, max(oldest, sum.First), first)
+		}
+		if w.more {
+			first, row = w.first, w.row
+		}
 		return err
 	}, func(l *session.LoopRouter, err error) {
-		m.withOwner(l, host, addr, owner, func(l *session.LoopRouter, a *session.Account) {
-			if part.Get(a) != st { // a write has failed, and the account was reloaded
+		l.WithAccount(host, addr, func(l *session.LoopRouter, a *session.Account, exists bool, failed error) {
+			if failed != nil { // the next load may keep st, and trims then
+				st.trimming = false
+				return
+			}
+			if !exists || a.ID() != owner || part.Get(a) != st { // a write has failed, and the account was reloaded
 				return
 			}
 			st.trimming = false
@@ -75,14 +102,59 @@ func (m *Service) trim(l *session.LoopRouter, a *session.Account, st *state, b a
 				m.counters.trimFailed.Add(1)
 				return
 			}
+			if w.rows > 0 && (m.keep(a) != oldest || !m.mayExpire(a)) {
+				return // they are delivered now: the next time
+			}
 			batch := m.db.NewBatch(owner)
 			n := m.Archive.Trim(batch, owner, &st.sum, first, row)
 			m.counters.expired.Add(n)
-			if n > 0 {
-				a.MarkUncommitted(l, session.Ticket(m.db.Commit(batch)))
+			if n == 0 {
+				return
+			}
+			if w.rows > 0 {
+				m.counters.expiredWaiting.Add(uint64(w.rows))
+				m.Offline.Expired(a, batch, first, w.rows, w.bytes)
+			}
+			a.MarkUncommitted(l, session.Ticket(m.db.Commit(batch)))
+			if w.more {
+				m.trim(l, a, st, b, archive.Row{}) // it is no hook: all rows are given to the store
 			}
 		})
 	})
+}
+
+// mayExpire reports whether rows of a that wait may be deleted now. Under the lock of a.
+func (m *Service) mayExpire(a *session.Account) bool {
+	return m.Offline.Expired != nil && !m.Offline.Replaying(a)
+}
+
+// maxExpiring is how many rows are read at a time for those among them that wait.
+const maxExpiring = 20_000
+
+// An expiring is what waits among the rows that have to go.
+type expiring struct {
+	rows, bytes int
+	more        bool        // there are more than maxExpiring rows: for now those before first go
+	first       stanzaid.ID // with more
+	row         archive.Row // with more, of first
+}
+
+// expiringRows counts what waits among the rows from from on that are before first. On a worker.
+func (m *Service) expiringRows(snap *store.Snapshot, owner uint64, from, first stanzaid.ID) (w expiring,
+	err error) {
+	n := 0
+	err = m.Archive.Scan(snap, owner, from, first-1, false, func(id stanzaid.ID, row archive.Row) bool {
+		if n++; n > maxExpiring {
+			w.more, w.first, w.row = true, id, row
+			w.row.Element, w.row.Devices = bytes.Clone(row.Element), nil
+			return false
+		}
+		if row.Flags&archive.Waiting != 0 {
+			w.rows, w.bytes = w.rows+1, w.bytes+len(row.Element)
+		}
+		return true
+	})
+	return w, err
 }
 
 // The pace of a sweep.
@@ -112,12 +184,13 @@ func (m *Service) expire(l *session.LoopRouter, a *session.Account) {
 	if st == nil || st.trimming || st.sum.Last == 0 || st.sum.First >= before {
 		return
 	}
-	m.trim(l, a, st, archive.Bound{Before: before, Keep: m.keep(a)}, archive.Row{})
+	m.trim(l, a, st, archive.Bound{Before: before}, archive.Row{})
 }
 
 // sweep looks for rows that are too old in the archives of a host, also of accounts that are not used: some
 // accounts at a time, from the one after the localpart after. A worker reads the oldest row of each; only an
-// account that has something to delete is loaded. It continues until the module is unloaded. On a loop, under
+// account that has something to delete is loaded. An archive that can't be read is counted and left out. It
+// continues until the module is unloaded. On a loop, under
 // no lock.
 func (m *Service) sweep(l *session.LoopRouter, host *session.Host, after string) {
 	if m.unloaded.Load() {
@@ -129,16 +202,17 @@ func (m *Service) sweep(l *session.LoopRouter, host *session.Host, after string)
 	ok := l.RunOnWorker(host, reactor.Disk, func() error {
 		snap := m.db.Snapshot()
 		defer snap.Close()
-		var bad error
-		err := m.db.Accounts().List(snap, host.Name, after, func(acc store.Account) bool {
+		return m.db.Accounts().List(snap, host.Name, after, func(acc store.Account) bool {
 			seen, last = seen+1, acc.Local
 			first, ok, err := m.Archive.First(snap, acc.ID)
-			if bad = err; ok && first < before {
+			switch {
+			case err != nil: // its rows are damaged: the others are looked at all the same
+				m.counters.trimFailed.Add(1)
+			case ok && first < before:
 				expired = append(expired, acc)
 			}
-			return bad == nil && seen < sweepAccounts
+			return seen < sweepAccounts
 		})
-		return errors.Join(err, bad)
 	}, func(l *session.LoopRouter, err error) {
 		if err != nil {
 			m.counters.trimFailed.Add(1)
@@ -167,7 +241,8 @@ func (m *Service) Unload() error {
 	return nil
 }
 
-// keep returns the oldest row of a that must not be deleted, as no device has had it; 0 if there is none.
+// keep returns the oldest row of a that waits, as no device has had it; 0 if there is none. Under the lock of
+// a.
 func (m *Service) keep(a *session.Account) stanzaid.ID {
 	if m.Oldest == nil {
 		return 0

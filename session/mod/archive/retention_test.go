@@ -10,6 +10,7 @@ import (
 	"canto/session/mod/archive"
 	"canto/session/sessiontest"
 	"canto/session/stanzaid"
+	"canto/session/store"
 )
 
 // The message that comes when all others are older than the retention stays, and they go. It stays also if a
@@ -175,5 +176,34 @@ func TestSweep(t *testing.T) {
 				t.Errorf("after %d hours the archive of %s has %d messages, want %d", hours, name, n, want)
 			}
 		}
+	}
+}
+
+// An archive that can't be read is counted, and does not keep the sweep from the accounts after it.
+func TestSweepPassesDamagedRows(t *testing.T) {
+	s := free(t, sessiontest.Options{Module: with(func(o *archive.Options) { o.Retention = "24h" })})
+	s.AddAccount("anna@localhost")
+	rows, err := store.LogOf(s.DB.Tables(), store.NewLog[[]byte]("archive", 'm', 1)) // as package archive has it
+	if err != nil {
+		t.Fatal(err)
+	}
+	anna, err := s.DB.Accounts().Get(s.DB, "localhost", "anna")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := s.DB.NewBatch(anna.ID)
+	rows.Append(b, anna.ID, 1, nil)
+	s.DB.Commit(b)
+	romeo := s.Login("romeo", "romeo@localhost/orchard")
+	romeo.Send(chat("absent@localhost", "m", "old"))
+	s.Settle()
+	romeo.Send("</stream:stream>")
+	s.Settle()
+	s.Advance(30 * time.Hour)
+	s.Settle()
+	s.AdvanceSettled(5 * time.Second)
+	n, bad := counter(s, "rows_expired_total", ""), counter(s, "expiry_failures_total", "")
+	if n != 1 || bad == 0 {
+		t.Errorf("%d messages were deleted, %d archives could not be read", n, bad)
 	}
 }

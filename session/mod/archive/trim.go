@@ -81,7 +81,8 @@ func (m *Service) trimAsked(l *session.LoopRouter, a *session.Account, st *state
 	}, func(l *session.LoopRouter, err error) {
 		l.WithAccount(host, addr, func(l *session.LoopRouter, a *session.Account, exists bool, failed error) {
 			switch {
-			case failed != nil:
+			case failed != nil: // the next load may keep st, and the next command trims then
+				st.trimming = false
 				end(trimResult{err: failed})
 			case !exists || a.ID() != owner:
 				end(trimResult{err: ErrNoAccount})

@@ -3,7 +3,10 @@
 //
 //	<x xmlns='jabber:x:data' type='result'><field var='FORM_TYPE' type='hidden'>
 //	  <value>http://jabber.org/network/serverinfo</value></field>
-//	<field var='abuse-addresses'><value>mailto:abuse@localhost</value></field></x>
+//	<field var='abuse-addresses' type='list-multi'><value>mailto:abuse@localhost</value></field></x>
+//
+// Each field says that it is a list-multi, as XEP-0157 section 2 has it: a field without a type may be read
+// as a text-single, which has one value (XEP-0004 section 3.2).
 //
 // The configuration has lists of URIs: [module.contact] abuse = ["mailto:..."].
 //
@@ -16,6 +19,7 @@ import (
 	"net/url"
 
 	"canto/session"
+	"canto/session/form"
 	"canto/session/mod/disco"
 )
 
@@ -81,14 +85,15 @@ func (m *module) Load(api *session.API) error {
 	if !ok {
 		return errors.New("there is no service discovery")
 	}
-	form := disco.Form{Type: "http://jabber.org/network/serverinfo"}
+	info := disco.Form{Type: "http://jabber.org/network/serverinfo"}
 	for _, f := range m.opt.fields() {
 		if len(f.list) > 0 {
-			form.Fields = append(form.Fields, disco.Field{Var: f.name + "-addresses", Values: f.list})
+			info.Fields = append(info.Fields, disco.Field{Var: f.name + "-addresses", Type: form.ListMulti,
+				Values: f.list})
 		}
 	}
-	if len(form.Fields) > 0 {
-		d.Forms = append(d.Forms, form)
+	if len(info.Fields) > 0 {
+		d.Forms = append(d.Forms, info)
 	}
 	return nil
 }

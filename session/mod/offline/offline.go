@@ -172,6 +172,7 @@ func (m *module) Load(api *session.API) error {
 	}
 	if m.archive, ok = session.Lookup[*archivemod.Service](api); ok {
 		m.archive.Oldest = oldest
+		m.joinArchive(m.archive)
 	}
 	m.now = wallclock.Of(api)
 	m.stored = api.Router.Counter(session.CounterName{Name: "offline_stored_total",

@@ -365,28 +365,37 @@ func (m *module) disable(ev *session.Stanza) session.Verdict {
 	}
 	a := ev.Account()
 	b := m.db.NewBatch(a.ID())
-	m.remove(a, b, func(x *registration) bool {
+	m.remove(&a.Entity, b, func(x *registration) bool {
 		return x.service == r.service && (!hasNode || x.node == r.node)
 	})
 	return storage.CommitAndReply(ev, m.db, b)
 }
 
-// remove removes the registrations of e that which chooses. Under the lock of e.
-func (m *module) remove(e session.AnyEntity, b *store.Batch, which func(r *registration) bool) (n int) {
+// remove removes the registrations of e that which chooses, and what is in memory of them. Without
+// registrations nothing of the account stays in memory: its count of messages begins again. Under the lock of
+// e.
+func (m *module) remove(e *session.Entity, b *store.Batch, which func(r *registration) bool) (n int) {
 	p := part.Get(e)
 	if p == nil {
 		return 0
 	}
 	var left []*registration
+	s := states.Get(e.Host()).get(e.ID(), false)
 	for _, r := range p.list {
 		if which(r) {
 			m.rows.Delete(b, b.Owner(), r.key())
+			if s != nil {
+				delete(s.services, r.key())
+			}
 			n++
 		} else {
 			left = append(left, r)
 		}
 	}
 	p.list = left
+	if len(left) == 0 {
+		states.Get(e.Host()).drop(e.ID())
+	}
 	return n
 }
 
@@ -409,7 +418,7 @@ func (m *module) record(ev *session.Stanza) session.Verdict {
 		ev.LoopRouter().CountLimit("push")
 		return session.Pass
 	}
-	ev.Pushed = true
+	ev.PushDue = true // no push leaves if a client comes first, or the service fails
 	s.waiting++
 	s.sender = ev.From.Bare()
 	for _, r := range p.list {
@@ -432,7 +441,7 @@ func (m *module) arm(l *session.LoopRouter, e *session.Entity, s *accountState, 
 	s.armedAt = at
 	h, addr, id := e.Host(), e.JID(), e.ID()
 	l.After(at-l.Loop.Tick(), func() {
-		if states.Get(h).get(id, false) != s || s.armedAt != at {
+		if states.Get(h).get(id, false) != s { // what s has is looked at under the lock
 			return
 		}
 		l.WithEntity(h, addr, func(l *session.LoopRouter, e *session.Entity, err error) {

@@ -9,9 +9,11 @@ import (
 	"time"
 
 	"canto/session"
+	"canto/session/archive"
 	"canto/session/jid"
 	"canto/session/mod/push"
 	"canto/session/sessiontest"
+	"canto/session/stanzaid"
 	"canto/session/storage"
 )
 
@@ -372,5 +374,58 @@ func TestMemory(t *testing.T) {
 	f.AdvanceSettled(3 * time.Minute)
 	if _, in := f.Router.Table.LookupAccount(jid.FromPrepared("juliet@localhost")); in {
 		t.Error("the account stays in memory after its push")
+	}
+}
+
+// When a client removes its last registration, nothing of the account stays in memory, though messages wait:
+// with the next registration their count begins again.
+func TestDisabledWhileDue(t *testing.T) {
+	for _, node := range []string{"", " node='n1'"} {
+		f := start(t, sessiontest.Options{})
+		f.write()
+		f.write()
+		phone := f.Login("again", "juliet@localhost/phone") // without presence: they go on waiting
+		phone.Send("<iq type='set' id='d'><disable xmlns='urn:xmpp:push:0' jid='app@localhost/push'" + node +
+			"/></iq>")
+		f.Settle()
+		f.enable(phone, "app@localhost/push", "n1")
+		phone.DropConn()
+		f.AdvanceSettled(3 * time.Second)
+		if ids, _ := f.pushes(); len(ids) != 0 {
+			t.Errorf("%q: a push of what came before the registration", node)
+		}
+		f.write()
+		f.AdvanceSettled(3 * time.Second)
+		if _, counts := f.pushes(); fmt.Sprint(counts) != "[1]" {
+			t.Errorf("%q: the pushes count %v", node, counts)
+		}
+	}
+}
+
+// The row of a message says that a push was due, also if a client comes before any is sent; it does not say
+// so of a message that a client has got.
+func TestPushDue(t *testing.T) {
+	f := start(t, sessiontest.Options{})
+	f.write()
+	phone := f.Login("again", "juliet@localhost/phone")
+	phone.Send("<presence/>")
+	f.Settle()
+	f.write()
+	f.AdvanceSettled(5 * time.Second)
+	if ids, _ := f.pushes(); len(ids) != 0 {
+		t.Errorf("%d pushes", len(ids))
+	}
+	rows, err := archive.Open(f.DB.Tables())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, _ := f.Router.Table.LookupAccount(phone.Bare())
+	var due []bool
+	err = rows.Scan(f.DB, a.ID(), 0, 1<<63, false, func(_ stanzaid.ID, r archive.Row) bool {
+		due = append(due, r.Flags&archive.PushDue != 0)
+		return true
+	})
+	if err != nil || fmt.Sprint(due) != "[true false]" {
+		t.Errorf("the rows say that a push was due: %v, %v", due, err)
 	}
 }

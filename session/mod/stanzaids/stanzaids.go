@@ -211,11 +211,9 @@ func (m *IDs) number(ev *session.Stanza) session.Verdict {
 }
 
 // removeForged removes the ids in the account's name that the sender of a message has written (XEP-0359
-// section 5). The account is the recipient, and in a Pre chain the sender. Under its lock.
+// section 5), also from an error, which a sender may write as it likes. The account is the recipient, and in
+// a Pre chain the sender. Under its lock.
 func (m *IDs) removeForged(ev *session.Stanza) session.Verdict {
-	if ev.Type == stanza.TypeError {
-		return session.Pass
-	}
 	for c, ok := ev.Element.First(); ok; c, ok = c.Next() {
 		if c.Is(stanzaIDName) && m.forged(ev, c) {
 			if err := m.strip(ev); err != nil {

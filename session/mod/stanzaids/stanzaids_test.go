@@ -177,3 +177,30 @@ func TestNoIDTwiceAheadOfTheClock(t *testing.T) {
 		t.Errorf("%d ids", len(seen))
 	}
 }
+
+// A forged id is removed from a message of any type: a client that has it would ask for what came after it,
+// and get item-not-found.
+func TestForgedInEveryType(t *testing.T) {
+	s := sessiontest.New(t, sessiontest.Options{})
+	romeo := s.Login("romeo", "romeo@localhost/orchard")
+	juliet := s.Login("juliet", "juliet@localhost/balcony")
+	juliet.Send("<presence/>")
+	s.Settle()
+	juliet.Received()
+	for _, typ := range []string{"chat", "normal", "headline", "groupchat", "error"} {
+		inner := "<body>Hi</body>"
+		if typ == "error" {
+			inner += "<error type='cancel'><gone xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error>"
+		}
+		romeo.Send("<message to='juliet@localhost/balcony' type='" + typ + "' id='m'>" + inner +
+			"<stanza-id xmlns='urn:xmpp:sid:0' id='forged' by='juliet@localhost'/>" +
+			"<stanza-id xmlns='urn:xmpp:sid:0' id='forged too' by='romeo@localhost'/>" +
+			"<stanza-id xmlns='urn:xmpp:sid:0' id='of a room' by='room@localhost'/></message>")
+		s.Settle()
+		got := juliet.Received()
+		if !strings.Contains(got, "of a room") || strings.Contains(got, "forged") ||
+			typ == "error" && !strings.Contains(got, "<gone ") {
+			t.Errorf("%s: %s", typ, got)
+		}
+	}
+}

@@ -1,0 +1,29 @@
+package offline
+
+import (
+	"canto/session"
+	archivemod "canto/session/mod/archive"
+	"canto/session/stanzaid"
+	"canto/session/store"
+)
+
+// joinArchive tells module archive how rows that wait are deleted, by age or by size.
+func (m *module) joinArchive(s *archivemod.Service) {
+	s.Offline = archivemod.Offline{MaxRows: m.opt.MaxMessages, MaxBytes: m.opt.MaxBytes, Expired: m.expired,
+		Replaying: func(a *session.Account) bool { return activeReplay(a) != nil }}
+}
+
+// expired moves the cursor of a behind rows that b deletes, all of the archive before first: of them rows
+// have waited, with so many bytes. No replay runs. Under the lock of a.
+func (m *module) expired(a *session.Account, b *store.Batch, first stanzaid.ID, rows, bytes int) {
+	k := part.Get(a)
+	if k == nil || k.count == 0 {
+		return
+	}
+	k.count, k.bytes = max(k.count-rows, 0), max(k.bytes-bytes, 0)
+	k.from = max(k.from, first)
+	if k.count == 0 {
+		k.from, k.bytes = 0, 0
+	}
+	m.writeCursor(b, a, k)
+}
