@@ -142,6 +142,7 @@ func marshalSession(s *Session, b []byte) []byte {
 	var held []queuedElement
 	if s.outbox != nil {
 		held = append(append(held, s.outbox.queue...), s.outbox.deferred...)
+		held = slices.DeleteFunc(held, func(h queuedElement) bool { return h.bytes == nil })
 	}
 	b = binary.AppendUvarint(b, uint64(len(held)))
 	for _, h := range held {

@@ -3,6 +3,7 @@ package session
 import (
 	"bytes"
 	"encoding/binary"
+	"slices"
 
 	"canto/session/jid"
 	"canto/session/stanza"
@@ -45,7 +46,7 @@ type outbox struct {
 	retryPending  bool
 	drainsPending int             // drain notifications that were requested and have not arrived
 	sources       []*activeSource // the first is pulled; the others wait for its end
-	deferred      []queuedElement // elements that hooks deferred: see Outbox.Defer
+	deferred      []queuedElement // elements that hooks deferred: see Outbox.Defer; gaps have no bytes
 	deferredBytes int             // sum of the lengths of deferred's elements
 	vars          *varNode        // values of modules: see OutboxVar
 	managed       *management     // what was sent and is not acknowledged; nil: not managed
@@ -117,6 +118,7 @@ type OutboundStanza struct {
 	Ordered          bool
 	Number           stanzaid.ID // see [Stanza.Number]
 	Archived         bool        // see [Stanza.Archived]
+	Unimportant      bool        // a message that may wait for an inactive client: see handling.Handling
 	copyFrom, copyTo int32       // see queuedElement
 }
 
@@ -533,7 +535,7 @@ func (s *Session) takeUnsent(l *LoopRouter) (list []queuedElement) {
 		all = append(o.managed.take(l), all...)
 	}
 	for _, h := range all {
-		if h.dropCopy() {
+		if h.bytes != nil && h.dropCopy() {
 			h.content()
 			list = append(list, h)
 		}
@@ -601,6 +603,9 @@ func (out Outbox) Append(p OutboundStanza) (ok bool) { return out.accepts() && o
 // routed again.
 func (out Outbox) Defer(p OutboundStanza) (ok bool) {
 	b := out.ensure()
+	if len(b.deferred) >= maxQueuedCount {
+		b.closeGaps()
+	}
 	if p.fromSource || len(b.deferred) >= maxQueuedCount ||
 		len(b.deferred) > 0 && b.deferredBytes+len(p.Bytes) > maxQueuedBytes {
 		return false
@@ -622,7 +627,11 @@ func (out Outbox) Flush() {
 	b.deferred, b.deferredBytes = nil, 0
 	for i := range list {
 		h := &list[i]
-		p := OutboundStanza{Bytes: h.bytes, Kind: h.kind, From: h.from, To: h.to}
+		if h.bytes == nil {
+			continue // a gap of DeferPresence
+		}
+		p := OutboundStanza{Bytes: h.bytes, Kind: h.kind, From: h.from, To: h.to, Number: h.number,
+			Archived: h.archived, copyFrom: h.copyFrom, copyTo: h.copyTo}
 		if h.deliveries != nil {
 			p.deliveries = &h.deliveries
 		}
@@ -637,25 +646,37 @@ func (out Outbox) Flush() {
 	}
 }
 
-// DropDeferred drops the deferred elements for which drop returns true, such as presence that newer
-// presence replaces. They are not routed again. Messages must not be dropped so: other sessions count on the
-// copy (see dropCopy).
-func (out Outbox) DropDeferred(drop func(kind stanza.Kind, from jid.JID) bool) {
+// DeferPresence is [Outbox.Defer] for presence of a resource: older deferred presence of the same resource is
+// dropped.
+func (out Outbox) DeferPresence(p OutboundStanza) (ok bool) {
 	b := out.s.outbox
-	if b == nil {
-		return
+	if b == nil || p.fromSource {
+		return out.Defer(p)
 	}
-	rest := b.deferred[:0]
-	for _, h := range b.deferred {
-		if drop(h.kind, h.from) {
-			b.deferredBytes -= len(h.bytes)
+	for i := range b.deferred {
+		h := b.deferred[i]
+		if h.kind != stanza.Presence || h.from != p.From || h.bytes == nil {
 			continue
 		}
-		rest = append(rest, h)
+		b.deferred[i] = queuedElement{}
+		b.deferredBytes += len(p.Bytes) - len(h.bytes)
+		h.bytes, h.to = append(h.bytes[:0], p.Bytes...), p.To
+		if len(b.deferred) == cap(b.deferred) {
+			b.closeGaps() // so that the list does not grow
+		}
+		b.deferred = append(b.deferred, h)
+		return true
 	}
-	clear(b.deferred[len(rest):])
-	b.deferred = rest
+	return out.Defer(p)
 }
+
+// closeGaps takes the gaps out of the deferred elements.
+func (o *outbox) closeGaps() {
+	o.deferred = slices.DeleteFunc(o.deferred, func(h queuedElement) bool { return h.bytes == nil })
+}
+
+// Hibernating reports whether the session has no stream.
+func (out Outbox) Hibernating() bool { return out.s.hibernating() }
 
 // An OutboxVar is the key of one module's value in an outbox: the state that its OutgoingFunc needs. The
 // value is lost when the session ends. It suits state that few sessions have, because an outbox with a

@@ -493,7 +493,7 @@ func (l *LoopRouter) Deliver(to *Session, ev *Stanza) bool {
 	l.scratch = ev.Append(l.scratch[:0])
 	ok, congested, refused := to.deliverOutbound(OutboundStanza{Bytes: l.scratch, Kind: ev.Kind,
 		From: ev.From, To: ev.To, Number: ev.Number, Archived: ev.Archived,
-		deliveries: &ev.deliveries})
+		Unimportant: ev.Kind == stanza.Message && ev.Handling().Wait, deliveries: &ev.deliveries})
 	switch {
 	case ok:
 		l.stats.Out[ev.Kind]++
@@ -522,7 +522,7 @@ func (l *LoopRouter) Deliver(to *Session, ev *Stanza) bool {
 func DeliverCopy(s *Session, ev *Stanza, el []byte, from, to int) bool {
 	l := ev.loopRouter
 	ok, congested, _ := s.deliverOutbound(OutboundStanza{Bytes: el, Kind: ev.Kind, From: ev.From, To: ev.To,
-		Number: ev.Number, Archived: ev.Archived,
+		Number: ev.Number, Archived: ev.Archived, Unimportant: ev.Handling().Wait,
 		copyFrom: int32(from), copyTo: int32(to), deliveries: &ev.deliveries})
 	if ok {
 		l.stats.Out[ev.Kind]++

@@ -71,15 +71,17 @@ type Handling struct {
 	Keep bool
 	// Push: if it waits, the recipient's push services are told (XEP-0357 section 6).
 	Push bool
+	// Wait: it need not wake an inactive client (XEP-0352 section 5.1).
+	Wait bool
 }
 
 // table has the decision for each kind of message without hints.
 var table = [numKinds]Handling{
-	Empty:       {Keep: true},
+	Empty:       {Keep: true, Wait: true},
 	Other:       {Keep: true, CopySent: true, CopyReceived: true},
-	ChatState:   {CopySent: true, CopyReceived: true},
-	Receipt:     {Archive: true, CopySent: true, CopyReceived: true, Keep: true},
-	Marker:      {Archive: true, CopySent: true, CopyReceived: true, Keep: true},
+	ChatState:   {CopySent: true, CopyReceived: true, Wait: true},
+	Receipt:     {Archive: true, CopySent: true, CopyReceived: true, Keep: true, Wait: true},
+	Marker:      {Archive: true, CopySent: true, CopyReceived: true, Keep: true, Wait: true},
 	Subject:     {Archive: true, CopySent: true, CopyReceived: true, Keep: true},
 	Body:        {Archive: true, CopySent: true, CopyReceived: true, Keep: true, Push: true},
 	Encrypted:   {Archive: true, CopySent: true, CopyReceived: true, Keep: true, Push: true},
@@ -90,7 +92,7 @@ var table = [numKinds]Handling{
 	CallState:   {Archive: true, CopySent: true, CopyReceived: true, Keep: true},
 	RoomPrivate: {Archive: true, CopySent: true, Keep: true, Push: true},
 	Groupchat:   {},
-	Headline:    {},
+	Headline:    {Wait: true},
 	Error:       {},
 }
 

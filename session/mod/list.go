@@ -14,6 +14,7 @@ import (
 	"canto/session/mod/blocklist"
 	"canto/session/mod/carbons"
 	"canto/session/mod/contact"
+	"canto/session/mod/csi"
 	"canto/session/mod/disco"
 	"canto/session/mod/entitytime"
 	"canto/session/mod/iq"
@@ -57,6 +58,7 @@ var All = []session.Manifest{
 	push.Manifest,
 	archive.Manifest, // it records what the modules before it have done
 	offline.Manifest, // it keeps in the archive, if there is one
+	csi.Manifest,
 	contact.Manifest,
 	limits.Manifest,
 	ping.Manifest,

@@ -1,4 +1,4 @@
-package clientstate_test
+package csi_test
 
 import (
 	"fmt"
@@ -8,9 +8,7 @@ import (
 	"time"
 
 	"canto/session"
-	"canto/session/mod"
 	"canto/session/sessiontest"
-	"canto/session/sessiontest/clientstate"
 )
 
 // friends starts a server with the module, logs juliet in, and n contacts whose presence she gets.
@@ -19,9 +17,7 @@ func friends(t *testing.T, n int) (s *sessiontest.Server, juliet *sessiontest.Cl
 	t.Helper()
 	lim := session.DefaultLimits()
 	lim.Rate = 0
-	s = sessiontest.New(t, sessiontest.Options{Limits: &lim,
-		Shelf:   append([]session.Manifest{clientstate.Manifest}, mod.All...),
-		Modules: append(mod.DefaultNames(), "test-client-state")})
+	s = sessiontest.New(t, sessiontest.Options{Limits: &lim})
 	juliet = s.Login("juliet", "juliet@localhost/balcony")
 	juliet.Send("<presence/>")
 	for i := range n {
@@ -88,6 +84,64 @@ func TestOrderIsKept(t *testing.T) {
 				t.Errorf("juliet got %q", got)
 			}
 		})
+	}
+}
+
+// Chat states, receipts and markers wait, in their order, and come before what is important (M-10 of the
+// complaints of the field).
+func TestFieldM10(t *testing.T) {
+	s, juliet, c := friends(t, 1)
+	juliet.Send("<inactive xmlns='urn:xmpp:csi:0'/>")
+	for i, el := range []string{"<composing xmlns='http://jabber.org/protocol/chatstates'/>",
+		"<received xmlns='urn:xmpp:receipts' id='1'/>", "<displayed xmlns='urn:xmpp:chat-markers:0' id='1'/>"} {
+		c[0].Send(fmt.Sprintf("<message to='juliet@localhost/balcony' id='mark%d' type='chat'>%s</message>", i, el))
+		away(c[0], 3)
+	}
+	s.Settle()
+	if got := juliet.Received(); got != "" {
+		t.Errorf("an inactive client gets %q", got)
+	}
+	c[0].Send("<message to='juliet@localhost/balcony' id='mark4' type='chat'><body>x</body></message>")
+	s.Settle()
+	if got := juliet.Received(); fmt.Sprint(marks(got)) != "[mark0 mark1 mark2 mark3 mark4]" {
+		t.Errorf("in the order %v: %q", marks(got), got)
+	}
+	c[0].Send("<message to='juliet@localhost/balcony' id='mark5' type='chat'><composing " +
+		"xmlns='http://jabber.org/protocol/chatstates'/></message>")
+	s.Settle()
+	if got := juliet.Received(); got != "" {
+		t.Errorf("a client that is still inactive gets %q", got)
+	}
+}
+
+// The client of a resumed stream is active. The presence of a contact that comes and goes meanwhile comes once,
+// and fills no queue.
+func TestResumedIsActive(t *testing.T) {
+	s, juliet, c := friends(t, 1)
+	juliet.Send("<enable xmlns='urn:xmpp:sm:3' resume='true'/><inactive xmlns='urn:xmpp:csi:0'/>")
+	away(c[0], 0)
+	s.Settle()
+	juliet.DropConn()
+	s.Settle()
+	for i := range 3000 {
+		away(c[0], 1)
+		if i == 100 {
+			c[0].Send("<message to='juliet@localhost/balcony' type='chat'><body>mark2</body></message>")
+		}
+	}
+	s.Settle()
+	away(c[0], 3)
+	s.Settle()
+	again := s.Authenticate("again", "juliet@localhost", 1)
+	again.Received()
+	again.Send("<resume xmlns='urn:xmpp:sm:3' previd='session-1' h='0'/>")
+	s.Settle()
+	if got := again.Received(); fmt.Sprint(marks(got)) != "[mark2 mark3]" {
+		t.Errorf("the resumed client gets %.600q", got)
+	}
+	away(c[0], 4)
+	if got := again.Received(); fmt.Sprint(marks(got)) != "[mark4]" {
+		t.Errorf("then %q", got)
 	}
 }
 
