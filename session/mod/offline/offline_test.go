@@ -771,3 +771,58 @@ func TestOneClientIsEnough(t *testing.T) {
 		})
 	}
 }
+
+// narrow returns options with which a connection holds little that its client has not taken, so that the rest
+// waits in the queue of the session.
+func narrow() sessiontest.Options {
+	return sessiontest.Options{Reactor: func(c *reactor.Config) { c.OutboxBytes = 300_000 }}
+}
+
+// chat sends juliet the messages from one number to another, each of 100,000 bytes, and waits after each.
+func chat(s *sessiontest.Server, from *sessiontest.Client, to, hint string, first, end int) {
+	for i := first; i < end; i++ {
+		from.Send("<message to='" + to + "' type='chat'>" + hint + "<body>" + body(i, 100_000) + "</body></message>")
+		s.Settle()
+	}
+}
+
+// hints are the payloads with which a message is archived, and with which it is not but may wait.
+var hints = map[string]string{"archived": "",
+	"not archived": "<no-permanent-store xmlns='urn:xmpp:hints'/>"}
+
+// read lets a client take all that the server has for it, and returns it.
+func read(s *sessiontest.Server, c *sessiontest.Client) string {
+	c.Conn().SetWindow(-1)
+	got := ""
+	for range 20 {
+		s.Advance(time.Second)
+		s.Settle()
+		got += c.Received()
+	}
+	return got
+}
+
+// The copy of a message that waits is not the message: if it is in the queue of a session that ends, the
+// message waits once, and the next device gets it once.
+func TestQueuedCopyOfWhatWaits(t *testing.T) {
+	for name, hint := range hints {
+		t.Run(name, func(t *testing.T) {
+			s := free(t, narrow())
+			romeo, one := s.Login("romeo", "romeo@localhost/orchard"), s.Login("one", "juliet@localhost/one")
+			one.Send("<presence><priority>-1</priority></presence>" +
+				"<iq type='set' id='c'><enable xmlns='urn:xmpp:carbons:2'/></iq>")
+			s.Settle()
+			one.Conn().SetWindow(0)
+			chat(s, romeo, "juliet@localhost", hint, 0, 8)
+			one.DropConn()
+			s.Settle()
+			two := s.Login("two", "juliet@localhost/two")
+			two.Send("<presence/>")
+			equal(t, "the next device", texts(read(s, two)), numbers(0, 8))
+			three := s.Login("three", "juliet@localhost/three")
+			two.Send("<presence type='unavailable'/>")
+			three.Send("<presence/>")
+			equal(t, "a device after it", texts(read(s, three)), nil)
+		})
+	}
+}
