@@ -78,7 +78,7 @@ type queuedElement struct {
 	archived   bool           // see OutboundStanza.Archived
 	kept       bool           // see OutboundStanza.kept
 	ordered    bool           // see OutboundStanza.Ordered
-	early      bool           // it is sent before the source that blocks live messages: see Session.PullFrom
+	early      bool           // it is sent before the source that blocks live messages: see PullFrom
 	deliveries *deliveryCount // of a message for several sessions; nil: for this session alone
 	// copyFrom and copyTo are where the content of a copy is in bytes; both are 0 for what is no copy.
 	copyFrom, copyTo int32
@@ -712,13 +712,11 @@ func (o *outbox) sourceGoesFirst() bool {
 	return false
 }
 
-// DropKeptCopies takes the copies of messages that are stored for later delivery out of the queue of s, and
-// calls dropped with the number of each. A module that is about to deliver the messages themselves to s calls
-// it. dropped must not lock. Under the account's lock; it takes the outbox lock.
-func (s *Session) DropKeptCopies(dropped func(number stanzaid.ID)) {
-	out := s.lockOutbox()
-	defer out.unlock()
-	o := s.outbox
+// DropKeptCopies takes the copies of messages that are stored for later delivery out of the queue, and calls
+// dropped with the number of each. A module that is about to deliver the messages themselves calls it, by
+// [Session.Outbox]. dropped must not lock.
+func (out Outbox) DropKeptCopies(dropped func(number stanzaid.ID)) {
+	o := out.s.outbox
 	if o == nil {
 		return
 	}
@@ -738,7 +736,6 @@ func (s *Session) DropKeptCopies(dropped func(number stanzaid.ID)) {
 		clear((*list.elements)[len(rest):])
 		*list.elements = rest
 	}
-	out.releaseIfEmpty()
 }
 
 // requestTakenDrain requests a drain notification for what f has in flight, and remembers how much that

@@ -22,9 +22,9 @@ import (
 type Source interface {
 	// Next returns the next element if is is NextElement. Its bytes must not change until it is Taken or the
 	// source has ended. An element without bytes is not sent: it counts as taken when the client's socket has
-	// taken what was sent before it. Next is called under no lock, and must not block: it may take the account's lock by
-	// [LoopRouter.WithAccount], let a worker read by [LoopRouter.RunOnWorker] or mail another entity, and
-	// return NextWouldBlock. Of s it may only use what never changes.
+	// taken what was sent before it. Next is called under no lock, and must not block: it may take the account's
+	// lock by [LoopRouter.WithAccount], let a worker read by [LoopRouter.RunOnWorker] or mail another entity,
+	// and return NextWouldBlock. Of s it may only use what never changes.
 	Next(l *LoopRouter, s *Session) (p OutboundStanza, is NextStatus)
 	// Wanted is called before each element is sent: it reports whether s should still have it. If not, the
 	// source ends (SourceUnwanted). Under the account's lock.
@@ -86,15 +86,17 @@ type fetchResult struct {
 // Pull makes s pull elements from src, after the sources that it has already. Live stanzas are
 // sent between them; if ahead is true, live messages wait until src has ended. If s hibernates or
 // its stream is ending, src is ended at once. Under the account's lock.
-func (s *Session) Pull(l *LoopRouter, src Source, ahead bool) { s.pull(l, src, ahead, 0) }
+func (s *Session) Pull(l *LoopRouter, src Source, ahead bool) { pullBehind(l, s, src, ahead, 0) }
 
-// PullFrom is [Session.Pull] with ahead, for a source whose first message has the number first, or a later
+// PullFrom is [Session.Pull] with ahead, for a source whose first message has the number first or a later
 // one. What s has queued already up to its last message with a smaller number is sent before src is asked, so
 // that a client which takes nothing for a while gets its messages in their order. Under the account's lock.
-func (s *Session) PullFrom(l *LoopRouter, src Source, first stanzaid.ID) { s.pull(l, src, true, first) }
+func PullFrom(l *LoopRouter, s *Session, src Source, first stanzaid.ID) {
+	pullBehind(l, s, src, true, first)
+}
 
-// pull is [Session.Pull] and [Session.PullFrom]. Under the account's lock.
-func (s *Session) pull(l *LoopRouter, src Source, ahead bool, first stanzaid.ID) {
+// pullBehind is [Session.Pull] and [PullFrom]. Under the account's lock.
+func pullBehind(l *LoopRouter, s *Session, src Source, ahead bool, first stanzaid.ID) {
 	out := s.lockOutbox()
 	if s.ending != notEnded || s.hibernating() {
 		out.unlock()
