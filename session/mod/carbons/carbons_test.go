@@ -113,8 +113,8 @@ func TestCopyAllocs(t *testing.T) {
 	}
 }
 
-// What is routed again, as its session has ended before the client had it, is not copied again. That holds for
-// what has no number too.
+// What is routed again, as its session has ended before the client had it, is not copied again. That holds
+// for what has no number too.
 func TestNoCopyOfWhatIsRoutedAgain(t *testing.T) {
 	lim := session.DefaultLimits()
 	lim.Rate = 0

@@ -6,8 +6,8 @@ import (
 	"canto/session/stanzaid"
 )
 
-// maxSpans is how many spans a [copies] has at most. Without the oldest ones a client may get a message again,
-// under the id that its copy had.
+// maxSpans is how many spans a [copies] has at most. Without the oldest ones a client may get a message
+// again, under the id that its copy had.
 const maxSpans = 64
 
 // A span is the numbers from from to to, both included.

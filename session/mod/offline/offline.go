@@ -40,8 +40,8 @@
 // of the table.
 //
 // Hooks: message in phase Fallback, so that only messages that no session took are kept, and in phase Record,
-// which notes the sessions that have copies of them; Available and Resumed start a replay. When a session ends, Unsent stores the messages that it had queued, and then
-// Unbound lets another session replay.
+// which notes the sessions that have copies of them; Available and Resumed start a replay. When a session
+// ends, Unsent stores the messages that it had queued, and then Unbound lets another session replay.
 package offline
 
 import (
@@ -267,7 +267,8 @@ func (m *module) store(ev *session.Stanza) session.Verdict {
 // Under the lock of a.
 func (m *module) append(b *store.Batch, a *session.Account, k *backlog, number stanzaid.ID, archived bool,
 	el []byte) {
-	row := waitingRow{at: min(m.now().UnixMilli(), number.Time().UnixMilli())} // a number may be ahead of the clock
+	// A number may be ahead of the clock.
+	row := waitingRow{at: min(m.now().UnixMilli(), number.Time().UnixMilli())}
 	if archived {
 		row.size = len(el)
 		k.queued = lower(k.queued, number)
@@ -697,10 +698,11 @@ func (m *module) resumed(l *session.LoopRouter, s *session.Session) {
 
 // storeUnsent is the Unsent hook: s has ended, and list has the elements in its queue. It stores the messages
 // among them that are to be kept, under the numbers that they got when they came: of what is archived it
-// stores a reference. It returns the others, which the kernel routes again. Messages without space under the limits or on the disk are returned too:
-// routed again, they are delivered to another session, or refused by store. Elements without an address (the
-// server itself originated them) are returned. If a replay ran on s, startNext does nothing yet: unbound, the
-// next hook, ends that replay. Under the account's lock; it does not wait for the commit.
+// stores a reference. It returns the others, which the kernel routes again. Messages without space under the
+// limits or on the disk are returned too: routed again, they are delivered to another session, or refused by
+// store. Elements without an address (the server itself originated them) are returned. If a replay ran on s,
+// startNext does nothing yet: unbound, the next hook, ends that replay. Under the account's lock; it does not
+// wait for the commit.
 func (m *module) storeUnsent(l *session.LoopRouter, s *session.Session, list []session.OutboundStanza) (
 	left []session.OutboundStanza) {
 	a := s.Account()

@@ -829,8 +829,8 @@ func TestQueuedCopyOfWhatWaits(t *testing.T) {
 	}
 }
 
-// What waits in the archive is delivered also if module archive is switched off, and what is not delivered then
-// still waits when it is on again.
+// What waits in the archive is delivered also if module archive is switched off, and what is not delivered
+// then still waits when it is on again.
 func TestArchiveSwitchedOff(t *testing.T) {
 	for _, login := range []bool{true, false} {
 		names := mod.DefaultNames()
@@ -856,8 +856,9 @@ func TestArchiveSwitchedOff(t *testing.T) {
 	}
 }
 
-// What a session had queued when it ended is delivered in the order of the messages: before what came later, if
-// no device has had that, and else after it. It does not matter whether another session is in a replay then.
+// What a session had queued when it ended is delivered in the order of the messages: before what came later,
+// if no device has had that, and else after it. It does not matter whether another session is in a replay
+// then.
 func TestQueuedWhileAnotherReplays(t *testing.T) {
 	for name, hint := range hints {
 		for _, during := range []bool{false, true} {

@@ -107,8 +107,8 @@ func appendBacklog(dst []byte, k backlog) []byte {
 	return dst
 }
 
-// decodeBacklog reads what appendBacklog has written. Of version 1 it has four fields; zero in the others says
-// nothing about what waits.
+// decodeBacklog reads what appendBacklog has written. Of version 1 it has four fields; zero in the others
+// says nothing about what waits.
 func decodeBacklog(version uint8, b []byte) (k backlog, err error) {
 	var v [6]uint64
 	for i := range v {
