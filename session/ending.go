@@ -145,8 +145,7 @@ func runUnsent(l *LoopRouter, s *Session, list []queuedElement) (left []queuedEl
 	}
 	unsent := make([]OutboundStanza, len(list))
 	for i, h := range list {
-		unsent[i] = OutboundStanza{Bytes: h.bytes, Kind: h.kind, From: h.from, To: h.to, Number: h.number,
-			Archived: h.archived}
+		unsent[i] = h.outbound()
 	}
 	for i := range hooks {
 		runHook(l, s, func() { unsent = hooks[i].f(l, s, slices.Clone(unsent)) })

@@ -41,6 +41,7 @@ type envelope struct {
 	senderTicket     Ticket      // see Stanza.senderTicket
 	number           stanzaid.ID // see Stanza.Number
 	archived         bool        // see Stanza.Archived
+	again            bool        // see Stanza.Again
 	kind             stanza.Kind
 	target           Target
 	hops             uint8  // how often a hook has sent it on: see maxHops

@@ -489,7 +489,7 @@ func (e mailbox) pushFront(l *LoopRouter, unsent []queuedElement) {
 	for _, q := range unsent {
 		if !q.to.IsZero() && q.kind != stanza.Presence {
 			items = append(items, inboxItem{envelope: envelope{from: q.from, to: q.to, hops: 1, bytes: q.bytes,
-				number: q.number, archived: q.archived}})
+				number: q.number, archived: q.archived, again: true}})
 		}
 	}
 	if len(items) == 0 {

@@ -54,6 +54,7 @@ const (
 	logArchived  = 1 << iota // queuedElement.archived
 	logShared                // it has a deliveryCount
 	logAddressed             // it has a sender: see OutboundStanza.From
+	logKept                  // queuedElement.kept
 	logCopy                  // 8 bytes of queuedElement.copyFrom and copyTo come before its bytes
 )
 
@@ -76,6 +77,7 @@ type sentElement struct {
 	kind                stanza.Kind
 	number              stanzaid.ID
 	archived, addressed bool // it is archived; it has a sender: see OutboundStanza.From
+	kept                bool // a copy of a message that is stored for later delivery
 	copyFrom, copyTo    int32
 	shared              *deliveryCount
 }
@@ -101,6 +103,9 @@ func (m *management) keep(e sentElement) {
 	}
 	if e.addressed {
 		flags |= logAddressed
+	}
+	if e.kept {
+		flags |= logKept
 	}
 	if e.shared != nil {
 		flags |= logShared

@@ -148,10 +148,7 @@ func marshalSession(s *Session, b []byte) []byte {
 	for _, h := range held {
 		b = append(b, byte(h.kind))
 		b = appendString(appendString(appendString(b, h.from.String()), h.to.String()), string(h.bytes))
-		b = append(binary.AppendUvarint(b, uint64(h.number)), byte(0))
-		if h.archived {
-			b[len(b)-1] = 1
-		}
+		b = append(binary.AppendUvarint(b, uint64(h.number)), h.bits())
 		b = binary.AppendUvarint(binary.AppendUvarint(b, uint64(h.copyFrom)), uint64(h.copyTo))
 	}
 	if s.outbox == nil {
@@ -159,6 +156,19 @@ func marshalSession(s *Session, b []byte) []byte {
 	}
 	return s.outbox.managed.marshal(b)
 }
+
+// bits returns the flags of h as the bits of a byte.
+func (h *queuedElement) bits() (b byte) {
+	for i, set := range []bool{h.archived, h.kept, h.ordered} {
+		if set {
+			b |= 1 << i
+		}
+	}
+	return b
+}
+
+// setBits sets the flags that bits has returned.
+func (h *queuedElement) setBits(b byte) { h.archived, h.kept, h.ordered = b&1 != 0, b&2 != 0, b&4 != 0 }
 
 // RestoreEntity restores an entity that [LoopRouter.MarshalEntities] of another kernel has marshaled. It
 // calls done with an error if the bytes are damaged or of a later version, if the domain or the kind is
@@ -280,9 +290,9 @@ func restoreSession(s *Session, l *LoopRouter, r *unmarshaler) (err error) {
 	s.wire = &hibernatingWire{l, s}
 	for n := r.uvarint(); n > 0 && r.err == nil; n-- {
 		h := queuedElement{kind: stanza.Kind(r.byte()), from: r.jid(r.string()), to: r.jid(r.string()),
-			bytes: []byte(r.string()), number: stanzaid.ID(r.uvarint()), archived: r.byte() == 1,
-			copyFrom: int32(r.uvarint()),
-			copyTo:   int32(r.uvarint())}
+			bytes: []byte(r.string()), number: stanzaid.ID(r.uvarint())}
+		h.setBits(r.byte())
+		h.copyFrom, h.copyTo = int32(r.uvarint()), int32(r.uvarint())
 		if h.copyFrom < 0 || h.copyFrom > h.copyTo || int(h.copyTo) > len(h.bytes) {
 			r.fail()
 			break

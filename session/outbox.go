@@ -80,6 +80,9 @@ type queuedElement struct {
 	kind       stanza.Kind
 	number     stanzaid.ID    // see OutboundStanza.Number
 	archived   bool           // see OutboundStanza.Archived
+	kept       bool           // see OutboundStanza.kept
+	ordered    bool           // see OutboundStanza.Ordered
+	early      bool           // it is sent before the source that blocks live messages: see PullFrom
 	deliveries *deliveryCount // of a message for several sessions; nil: for this session alone
 	// copyFrom and copyTo are where the content of a copy is in bytes; both are 0 for what is no copy.
 	copyFrom, copyTo int32
@@ -119,7 +122,14 @@ type OutboundStanza struct {
 	Number           stanzaid.ID // see [Stanza.Number]
 	Archived         bool        // see [Stanza.Archived]
 	Unimportant      bool        // a message that may wait for an inactive client: see handling.Handling
+	kept             bool        // a copy of a message that is stored for later delivery: see DeliverCopy
 	copyFrom, copyTo int32       // see queuedElement
+}
+
+// outbound returns h as it was given to the session.
+func (h *queuedElement) outbound() OutboundStanza {
+	return OutboundStanza{Bytes: h.bytes, Kind: h.kind, From: h.from, To: h.to, Ordered: h.ordered,
+		Number: h.number, Archived: h.archived, kept: h.kept, copyFrom: h.copyFrom, copyTo: h.copyTo}
 }
 
 // dropCopy takes h out of the count of its message, because its session ends. It returns true if
@@ -247,7 +257,7 @@ func (out Outbox) sendNow(p *OutboundStanza) (ok bool) {
 		return false
 	}
 	if out.management() != nil {
-		out.noteSent(sentElement{p.Bytes, p.Kind, p.Number, p.Archived, !p.From.IsZero(), p.copyFrom,
+		out.noteSent(sentElement{p.Bytes, p.Kind, p.Number, p.Archived, !p.From.IsZero(), p.kept, p.copyFrom,
 			p.copyTo, p.sharedCount()})
 	}
 	return true
@@ -359,7 +369,8 @@ func (out Outbox) enqueue(p OutboundStanza) bool {
 // deliveryCount, which the first of them makes.
 func (p *OutboundStanza) copyElement() queuedElement {
 	h := queuedElement{bytes: bytes.Clone(p.Bytes), from: p.From, to: p.To, kind: p.Kind,
-		number: p.Number, archived: p.Archived, copyFrom: p.copyFrom, copyTo: p.copyTo}
+		number: p.Number, archived: p.Archived, kept: p.kept, ordered: p.Ordered, copyFrom: p.copyFrom,
+		copyTo: p.copyTo}
 	if h.deliveries = p.sharedCount(); h.deliveries != nil {
 		h.deliveries.refs.Add(1) // never given back: see deliveryCount
 	}
@@ -395,14 +406,14 @@ func (s *Session) streamClosing(ref StreamRef, why Ending) {
 // none to send now; left is true if the queue had elements when it was called. The two are separate calls
 // because the caller checks between them, under the account's lock, whether the account takes the
 // element; that lock keeps other elements from overtaking it. Elements stay while the session
-// hibernates or ends, while the outbox is blocked, and while LowWaterMark bytes were sent since
-// the last drain: then it requests a drain notification, which continues the flush.
+// hibernates or ends, while the outbox is blocked, while a source goes first, and while LowWaterMark bytes
+// were sent since the last drain: then it requests a drain notification, which continues the flush.
 func (out Outbox) nextQueued() (h queuedElement, ok, left bool) {
 	s, o := out.s, out.s.outbox
 	switch {
 	case o == nil || len(o.queue) == 0:
 		return h, false, false
-	case s.hibernating() || s.ending != notEnded || o.blocked:
+	case s.hibernating() || s.ending != notEnded || o.blocked || o.sourceGoesFirst():
 		return h, false, true
 	case o.sentSinceDrain >= LowWaterMark:
 		if o.drainsPending == 0 {
@@ -426,7 +437,7 @@ func (out Outbox) sendQueued(h queuedElement) bool {
 	if !s.hibernating() && s.wire.Send(h.bytes) {
 		o.sentSinceDrain += len(h.bytes)
 		if o.managed != nil {
-			out.noteSent(sentElement{h.bytes, h.kind, h.number, h.archived, !h.from.IsZero(), h.copyFrom,
+			out.noteSent(sentElement{h.bytes, h.kind, h.number, h.archived, !h.from.IsZero(), h.kept, h.copyFrom,
 				h.copyTo, h.deliveries})
 		}
 		return true
@@ -521,9 +532,10 @@ func (out Outbox) accepts() bool {
 }
 
 // takeUnsent empties the log, the queue and the deferred elements, and returns those that no other session
-// of the account has: what was sent and not acknowledged first, then the queue, then the deferred ones. The
-// caller routes or answers those that have a sender; what the server itself originated is dropped. Sources
-// stay: see endSources. Under the account's lock, on the loop of l; it takes the outbox lock.
+// of the account has: what was sent and not acknowledged first, then the queue, then the deferred ones. Copies
+// of messages that wait in the store are dropped: the next device gets the messages. The caller routes or
+// answers those that have a sender; what the server itself originated is dropped. Sources stay: see
+// endSources. Under the account's lock, on the loop of l; it takes the outbox lock.
 func (s *Session) takeUnsent(l *LoopRouter) (list []queuedElement) {
 	defer s.lockOutbox().unlock()
 	o := s.outbox
@@ -535,7 +547,7 @@ func (s *Session) takeUnsent(l *LoopRouter) (list []queuedElement) {
 		all = append(o.managed.take(l), all...)
 	}
 	for _, h := range all {
-		if h.bytes != nil && h.dropCopy() {
+		if h.bytes != nil && !h.kept && h.dropCopy() {
 			h.content()
 			list = append(list, h)
 		}
@@ -630,8 +642,7 @@ func (out Outbox) Flush() {
 		if h.bytes == nil {
 			continue // a gap of DeferPresence
 		}
-		p := OutboundStanza{Bytes: h.bytes, Kind: h.kind, From: h.from, To: h.to, Number: h.number,
-			Archived: h.archived, copyFrom: h.copyFrom, copyTo: h.copyTo}
+		p := h.outbound()
 		if h.deliveries != nil {
 			p.deliveries = &h.deliveries
 		}
@@ -740,6 +751,47 @@ func (out Outbox) backlogged() bool {
 	return false
 }
 
+// sourceGoesFirst reports whether the oldest element of the queue waits until a source has ended: there is a
+// source that blocks live messages, the element was not queued before it, and the source has not come to its
+// end, with all its elements taken. Under the outbox lock.
+func (o *outbox) sourceGoesFirst() bool {
+	if o.queue[0].early {
+		return false
+	}
+	for _, f := range o.sources {
+		if f.blocksLive {
+			return !f.ended || f.inFlight > 0
+		}
+	}
+	return false
+}
+
+// DropKeptCopies takes the copies of messages that are stored for later delivery out of the queue, and calls
+// dropped with the number of each. A module that is about to deliver the messages themselves calls it, by
+// [Session.Outbox]. dropped must not lock.
+func (out Outbox) DropKeptCopies(dropped func(number stanzaid.ID)) {
+	o := out.s.outbox
+	if o == nil {
+		return
+	}
+	for _, list := range []struct {
+		elements *[]queuedElement
+		bytes    *int
+	}{{&o.queue, &o.queuedBytes}, {&o.deferred, &o.deferredBytes}} {
+		rest := (*list.elements)[:0]
+		for _, h := range *list.elements {
+			if h.kept {
+				*list.bytes -= len(h.bytes)
+				dropped(h.number)
+				continue
+			}
+			rest = append(rest, h)
+		}
+		clear((*list.elements)[len(rest):])
+		*list.elements = rest
+	}
+}
+
 // requestTakenDrain requests a drain notification for what f has in flight, and remembers how much that
 // is: when it arrives, Session.drained notifies the source that so many elements were taken
 // ([Source.Taken]). It does nothing if a notification is pending, as drained calls it again for what is
@@ -783,7 +835,7 @@ func (m *management) take(l *LoopRouter) (list []queuedElement) {
 	shared := 0
 	for b := m.log[m.head:]; len(b) > 0; {
 		n := logHeader + int(binary.LittleEndian.Uint32(b))
-		h := queuedElement{kind: stanza.Kind(b[4]), archived: b[5]&logArchived != 0,
+		h := queuedElement{kind: stanza.Kind(b[4]), archived: b[5]&logArchived != 0, kept: b[5]&logKept != 0,
 			number: stanzaid.ID(binary.LittleEndian.Uint64(b[6:]))}
 		el := b[logHeader:n]
 		if b[5]&logCopy != 0 {

@@ -517,13 +517,18 @@ func (l *LoopRouter) Deliver(to *Session, ev *Stanza) bool {
 
 // DeliverCopy sends s el, a message around the content of ev. s is a session of the locked account that has
 // not got ev itself: a carbon copy (XEP-0280). The bytes el[from:to] are that content, as one element. If the
-// session ends before its client has the copy, and no other session has ev, the content is routed again. It
-// returns true if the session took el. el is copied. In phase [Record].
+// session ends before its client has the copy, and no other session has ev, the content is routed again. But
+// if ev is stored for later delivery it waits already, and the copy ends with the session. It returns true if
+// the session took el. el is copied. In phase [Record].
 func DeliverCopy(s *Session, ev *Stanza, el []byte, from, to int) bool {
 	l := ev.loopRouter
-	ok, congested, _ := s.deliverOutbound(OutboundStanza{Bytes: el, Kind: ev.Kind, From: ev.From, To: ev.To,
-		Number: ev.Number, Archived: ev.Archived, Unimportant: ev.Handling().Wait,
-		copyFrom: int32(from), copyTo: int32(to), deliveries: &ev.deliveries})
+	p := OutboundStanza{Bytes: el, Kind: ev.Kind, From: ev.From, To: ev.To, Number: ev.Number,
+		Archived: ev.Archived, Unimportant: ev.Handling().Wait, kept: ev.stored, copyFrom: int32(from),
+		copyTo: int32(to)}
+	if !p.kept {
+		p.deliveries = &ev.deliveries
+	}
+	ok, congested, _ := s.deliverOutbound(p)
 	if ok {
 		l.stats.Out[ev.Kind]++
 		if ev.deliveredCount++; ev.deliveries != nil {

@@ -4,6 +4,7 @@ import (
 	"canto/reactor"
 	"canto/session/jid"
 	"canto/session/stanza"
+	"canto/session/stanzaid"
 	"canto/xmlstream"
 )
 
@@ -20,9 +21,10 @@ import (
 // the stream; only End may be called on any loop. If a method panics the source ends (SourceFailed).
 type Source interface {
 	// Next returns the next element if is is NextElement. Its bytes must not change until it is Taken or the
-	// source has ended. Next is called under no lock, and must not block: it may take the account's lock by
-	// [LoopRouter.WithAccount], let a worker read by [LoopRouter.RunOnWorker] or mail another entity, and
-	// return NextWouldBlock. Of s it may only use what never changes.
+	// source has ended. An element without bytes is not sent: it counts as taken when the client's socket has
+	// taken what was sent before it. Next is called under no lock, and must not block: it may take the account's
+	// lock by [LoopRouter.WithAccount], let a worker read by [LoopRouter.RunOnWorker] or mail another entity,
+	// and return NextWouldBlock. Of s it may only use what never changes.
 	Next(l *LoopRouter, s *Session) (p OutboundStanza, is NextStatus)
 	// Wanted is called before each element is sent: it reports whether s should still have it. If not, the
 	// source ends (SourceUnwanted). Under the account's lock.
@@ -84,7 +86,17 @@ type fetchResult struct {
 // Pull makes s pull elements from src, after the sources that it has already. Live stanzas are
 // sent between them; if ahead is true, live messages wait until src has ended. If s hibernates or
 // its stream is ending, src is ended at once. Under the account's lock.
-func (s *Session) Pull(l *LoopRouter, src Source, ahead bool) {
+func (s *Session) Pull(l *LoopRouter, src Source, ahead bool) { pullBehind(l, s, src, ahead, 0) }
+
+// PullFrom is [Session.Pull] with ahead, for a source whose first message has the number first or a later
+// one. What s has queued already up to its last message with a smaller number is sent before src is asked, so
+// that a client which takes nothing for a while gets its messages in their order. Under the account's lock.
+func PullFrom(l *LoopRouter, s *Session, src Source, first stanzaid.ID) {
+	pullBehind(l, s, src, true, first)
+}
+
+// pullBehind is [Session.Pull] and [PullFrom]. Under the account's lock.
+func pullBehind(l *LoopRouter, s *Session, src Source, ahead bool, first stanzaid.ID) {
 	out := s.lockOutbox()
 	if s.ending != notEnded || s.hibernating() {
 		out.unlock()
@@ -93,6 +105,11 @@ func (s *Session) Pull(l *LoopRouter, src Source, ahead bool) {
 	}
 	o := out.ensure()
 	o.sources = append(o.sources, &activeSource{src: src, blocksLive: ahead})
+	early := false
+	for i := len(o.queue) - 1; i >= 0 && first != 0; i-- {
+		early = early || o.queue[i].early || o.queue[i].number != 0 && o.queue[i].number < first
+		o.queue[i].early = early
+	}
 	out.unlock()
 	schedulePull(l, s)
 }
@@ -182,6 +199,10 @@ func nextSource(s *Session) *activeSource {
 	}
 	f := s.outbox.sources[0]
 	switch {
+	case f.blocksLive && len(s.outbox.queue) > 0 && s.outbox.queue[0].early:
+		if s.outbox.drainsPending == 0 {
+			out.requestDrain() // the drain flushes what goes first, and then the source is asked
+		}
 	case f.pulling || f.parked || f.ended || s.outbox.blocked:
 	case f.inFlightBytes >= LowWaterMark || s.wire.Congested():
 		out.requestTakenDrain(f)
@@ -253,7 +274,10 @@ func (f *activeSource) sendAll(l *LoopRouter, s *Session, list []OutboundStanza,
 // sendOne sends one element, by the rules of now; an element that the client must not have counts
 // as sent. It returns false if there is no room. Under the account's lock.
 func (f *activeSource) sendOne(l *LoopRouter, s *Session, p OutboundStanza) (ok bool) {
-	p, may := applyRules(l, s, p)
+	may := false
+	if len(p.Bytes) > 0 {
+		p, may = applyRules(l, s, p)
+	}
 	p.fromSource = true
 	out := s.lockOutbox()
 	defer out.unlock()
@@ -325,7 +349,7 @@ func (f *activeSource) finish(l *LoopRouter, s *Session, read bool) (again bool)
 	out.unlock()
 	defer allowMessages(s)
 	runHook(l, s, func() { f.src.End(l, s, f.why) })
-	if read && !s.Backlogged() {
+	if read {
 		s.flushQueue(l)
 	}
 	return true
@@ -451,7 +475,7 @@ func advance(l *LoopRouter, s *Session, f *activeSource, taken int, err error) (
 	}
 	switch {
 	case f == nil:
-		if !s.Backlogged() && err == nil {
+		if err == nil {
 			s.flushQueue(l)
 		}
 		return true
@@ -469,7 +493,7 @@ func advance(l *LoopRouter, s *Session, f *activeSource, taken int, err error) (
 	switch {
 	case ended && left == 0:
 		return f.finish(l, s, true)
-	case !s.Backlogged():
+	default:
 		s.flushQueue(l)
 	}
 	return true

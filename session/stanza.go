@@ -41,7 +41,8 @@ type Stanza struct {
 	// none. A hook of phase Archive sets it for messages that may be stored. A message that is routed again, as
 	// its session has ended before the client had it, has it already.
 	Number stanzaid.ID
-	// Again: the message is routed again, see Number. What was stored of it is stored already.
+	// Again: the stanza is routed again, as its session has ended before the client had it. What was stored of
+	// it is stored already, and what was copied is copied.
 	Again bool
 	// Archived: the message is in the archive of Entity under its Number. A hook of phase Archive sets it.
 	Archived bool
@@ -348,7 +349,7 @@ func (env *envelope) fillStanza(l *LoopRouter, ev *Stanza, e xmlstream.Element) 
 	ev.loopRouter, ev.Element, ev.From, ev.To, ev.Hops = l, e, env.from, env.to, env.hops
 	ev.lang, ev.noTo, ev.Target, ev.form = env.lang, env.noTo, env.target, env.form
 	ev.origin, ev.originLoopNumber, ev.PrePending = env.origin, env.originLoopNumber, env.prePending
-	ev.Number, ev.Archived, ev.Again = env.number, env.archived, env.number != 0
+	ev.Number, ev.Archived, ev.Again = env.number, env.archived, env.again
 	ev.senderTicket = env.senderTicket
 	ev.settlesOrigin, ev.lastWrite, ev.creationTicket, ev.unprocessed = env.settlesOrigin, env.lastWrite,
 		env.creationTicket, env.unprocessed
@@ -380,8 +381,8 @@ func seal(ev *Stanza) envelope {
 func valuesOf(ev *Stanza) envelope {
 	return envelope{from: ev.From, to: ev.To, kind: ev.Kind, target: ev.Target, hops: ev.Hops, lang: ev.lang,
 		noTo: ev.noTo, prePending: ev.PrePending, form: ev.form, number: ev.Number, archived: ev.Archived,
-		senderTicket: ev.senderTicket,
-		origin:       ev.origin, originLoopNumber: ev.originLoopNumber, settlesOrigin: ev.settlesOrigin,
+		again: ev.Again, senderTicket: ev.senderTicket,
+		origin: ev.origin, originLoopNumber: ev.originLoopNumber, settlesOrigin: ev.settlesOrigin,
 		lastWrite: ev.lastWrite, creationTicket: ev.creationTicket}
 }
 

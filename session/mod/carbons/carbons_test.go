@@ -112,3 +112,35 @@ func TestCopyAllocs(t *testing.T) {
 		t.Errorf("%v allocations a message", a)
 	}
 }
+
+// What is routed again, as its session has ended before the client had it, is not copied again. That holds
+// for what has no number too.
+func TestNoCopyOfWhatIsRoutedAgain(t *testing.T) {
+	lim := session.DefaultLimits()
+	lim.Rate = 0
+	s := sessiontest.New(t, sessiontest.Options{Limits: &lim})
+	romeo, one := s.Login("romeo", "romeo@localhost/orchard"), s.Login("one", "juliet@localhost/one")
+	one.Send("<presence/>")
+	s.Settle()
+	one.Conn().SetWindow(0)
+	for range 12 {
+		romeo.Send("<message to='juliet@localhost/one' type='chat'><body>" + strings.Repeat("x", 200_000) +
+			"</body></message>")
+		s.Settle()
+	}
+	romeo.Send("<message to='juliet@localhost/one' type='chat'><composing " +
+		"xmlns='http://jabber.org/protocol/chatstates'/></message>")
+	two, three := s.Login("two", "juliet@localhost/two"), s.Login("three", "juliet@localhost/three")
+	two.Send("<presence/><iq type='set' id='c'><enable xmlns='urn:xmpp:carbons:2'/></iq>")
+	three.Send("<presence><priority>1</priority></presence>")
+	s.Settle()
+	two.Received()
+	one.DropConn()
+	s.Settle()
+	if got := three.Received(); strings.Count(got, "<composing ") != 1 {
+		t.Errorf("it was not routed again: %.500s", got)
+	}
+	if got := two.Received(); strings.Contains(got, "<received ") {
+		t.Errorf("copied again: %.500s", got)
+	}
+}

@@ -1,17 +1,18 @@
-// Package csi implements client state indication (XEP-0352): a client that says that its user does not look at
-// it gets only what is important.
+// Package csi implements client state indication (XEP-0352): a client that says that its user does not look
+// at it gets only what is important.
 //
 //	C: <inactive xmlns='urn:xmpp:csi:0'/>
 //	   (presence of contacts waits, the last one of each resource; so do chat states, receipts and markers)
 //	C: <active xmlns='urn:xmpp:csi:0'/>
 //	S: <presence from='romeo@localhost/orchard' to='juliet@localhost'><show>away</show></presence>
 //
-// What waits is sent before anything that is important, in its order: so a client never sees a message before
-// the presence that came before it. What is important is a column of the table in package handling. If too much
-// waits (1,000 elements, or 1 MiB) it is sent. The client of a resumed stream is active (section 5.2).
+// What waits is sent before anything that is important, in its order: so a client never sees a message
+// before the presence that came before it. What is important is a column of the table in package handling. If
+// too much waits (1,000 elements, or 1 MiB) it is sent. The client of a resumed stream is active (section
+// 5.2).
 //
-// A session that hibernates (XEP-0198) is treated as inactive, but what waits is sent when it is resumed, after
-// the queue: so the presence of a contact that comes and goes fills no queue.
+// A session that hibernates (XEP-0198) is treated as inactive, but what waits is sent when it is resumed,
+// after the queue: so the presence of a contact that comes and goes fills no queue.
 //
 // In memory, in an outbox, under its lock: whether the client is inactive; what waits is the kernel's.
 // Stored: nothing.
@@ -89,8 +90,8 @@ func set(o session.Outbox, isActive bool) {
 	o.Flush()
 }
 
-// hold is the Outgoing hook: it holds back what is not important for an inactive client, and keeps only the last
-// presence of each resource. Before anything else it sends what was held back. Under the outbox lock.
+// hold is the Outgoing hook: it holds back what is not important for an inactive client, and keeps only the
+// last presence of each resource. Before anything else it sends what was held back. Under the outbox lock.
 func hold(o session.Outbox, p session.OutboundStanza) session.Verdict {
 	hibernates := o.Hibernating()
 	if !hibernates && state.Get(o) == nil {

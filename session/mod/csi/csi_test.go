@@ -114,8 +114,8 @@ func TestFieldM10(t *testing.T) {
 	}
 }
 
-// The client of a resumed stream is active. The presence of a contact that comes and goes meanwhile comes once,
-// and fills no queue.
+// The client of a resumed stream is active. The presence of a contact that comes and goes meanwhile comes
+// once, and fills no queue.
 func TestResumedIsActive(t *testing.T) {
 	s, juliet, c := friends(t, 1)
 	juliet.Send("<enable xmlns='urn:xmpp:sm:3' resume='true'/><inactive xmlns='urn:xmpp:csi:0'/>")

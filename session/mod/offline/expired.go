@@ -21,9 +21,14 @@ func (m *module) expired(a *session.Account, b *store.Batch, first stanzaid.ID, 
 		return
 	}
 	k.count, k.bytes = max(k.count-rows, 0), max(k.bytes-bytes, 0)
-	k.from = max(k.from, first)
+	if k.from != 0 {
+		k.from = max(k.from, first)
+	}
+	if k.queued != 0 { // a replay passes over references to rows that are gone
+		k.queued = max(k.queued, first)
+	}
 	if k.count == 0 {
-		k.from, k.bytes = 0, 0
+		k.from, k.queued, k.bytes = 0, 0, 0
 	}
 	m.writeCursor(b, a, k)
 }

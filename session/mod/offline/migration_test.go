@@ -200,7 +200,7 @@ func TestVersionRaised(t *testing.T) {
 		t.Errorf("the oldest row is of version %d", v)
 	}
 	fresh := sessiontest.New(t, sessiontest.Options{})
-	if v := fresh.DB.Tables().Oldest("offline"); v != 2 {
+	if v := fresh.DB.Tables().Oldest("offline"); v != 3 {
 		t.Errorf("the oldest row of a new store is of version %d", v)
 	}
 }

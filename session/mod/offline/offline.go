@@ -14,8 +14,9 @@
 //
 // Where they are. What is kept and archived is in the archive: its row is flagged as waiting, and a cursor
 // says from where on rows wait ([backlog]). So a message is stored once. What must not be archived waits in a
-// table of this module, and so does what a session had in its queue when it ended: that is archived as
-// delivered. All have numbers of one order, that in which they came.
+// table of this module. What a session had in its queue when it ended is archived as delivered: the table has
+// a reference to its row. All have numbers of one order, that in which they came. This module reads the
+// archive itself: what waits there is delivered also if module archive was switched off since.
 //
 // Replay. When a session becomes available, it gets a [replay]: a [session.Source] that reads the messages in
 // slices on a worker. An account has at most one replay at a time. The kernel queues live messages to that
@@ -23,7 +24,11 @@
 // others, and a second replay follows the first. The cursor is moved, and rows are erased, once the client's
 // socket has taken their messages. If the session ends before that, the queued live messages are stored under
 // the numbers that they have, and the replay starts again with the next available session. If the store or a
-// worker fails, the replay is tried again after a pause, which doubles.
+// worker fails, the replay is tried again after a pause, which doubles. What is stored with a smaller number
+// while a replay runs, as another session has ended, is delivered by the replay after it.
+//
+// A session with a negative priority gets no stored messages, but it may get copies of them (XEP-0280). If it
+// becomes available later, the replay leaves out what it has as copies; they count as delivered then.
 //
 // A row counts as delivered when the kernel of the operating system has taken its last byte for the client's
 // connection. If the client is lost then, these bytes are too, but for what is in the archive; stream
@@ -34,9 +39,9 @@
 // account for which messages wait: a [backlog]. Stored: the same as a cursor, rows of the archive, and rows
 // of the table.
 //
-// Hooks: message in phase Fallback, so that only messages that no session took are kept; Available and
-// Resumed start a replay. When a session ends, Unsent stores the messages that it had queued, and then
-// Unbound lets another session replay.
+// Hooks: message in phase Fallback, so that only messages that no session took are kept, and in phase Record,
+// which notes the sessions that have copies of them; Available and Resumed start a replay. When a session
+// ends, Unsent stores the messages that it had queued, and then Unbound lets another session replay.
 package offline
 
 import (
@@ -76,13 +81,19 @@ var Manifest = session.Manifest{
 // part is the module's part of the resident set. It is nil in an account for which nothing waits.
 var part = session.NewPart[backlog]("offline")
 
-// A progress says how many of the stored messages of its account one session has got. It is kept until
+// A progress says which of the stored messages of its account one session has got. It is kept until
 // the session ends, so that a later replay does not send a message twice. The account's lock guards it.
 type progress struct {
-	next         stanzaid.ID // the number after the last row that the client's socket has taken
-	tries        int         // the number of replays that failed since a row was last taken
-	replay       *replay     // the running replay, or nil
-	retryPending bool        // a timer will start the next replay
+	// next is a number before which the session needs no row: its client's socket has taken those that are
+	// stored with smaller numbers.
+	next stanzaid.ID
+	// behind is the smallest number of a row that was stored while the replay ran; 0: there is none. The replay
+	// may have passed it already, so next is not above it when the replay has ended.
+	behind       stanzaid.ID
+	copies       copies  // the rows that the session has as copies
+	tries        int     // the number of replays that failed since a row was last taken
+	replay       *replay // the running replay, or nil
+	retryPending bool    // a timer will start the next replay
 }
 
 // progressVar is the progress of a session. It has no codec, so it is lost when a new process takes over the
@@ -107,6 +118,7 @@ type replay struct {
 	from     stanzaid.ID   // the account's cursor at the start
 	backlog  *backlog      // the account's backlog at the start; another one means that the account was reloaded
 	changes  int           // its changes at the start
+	copies   copies        // rows that the client has as copies: they are left out
 
 	// The loop of the session's stream uses these. A worker uses unsent and nextRead while reading is set; the
 	// kernel calls Next again only when the worker's result has woken the source.
@@ -142,7 +154,8 @@ type module struct {
 	db      *store.DB
 	rows    *store.Log[waitingRow]
 	cursors *store.Map[string, backlog]
-	archive *archivemod.Service // nil: the hosts of the profile archive nothing
+	archive *archive.Archive    // the rows of archives, also if the hosts of the profile archive nothing
+	service *archivemod.Service // nil: the hosts of the profile archive nothing
 	ids     *stanzaids.IDs
 	now     wallclock.Clock
 
@@ -166,13 +179,16 @@ func (m *module) Load(api *session.API) error {
 	if m.cursors, err = storage.OpenMap(api, cursorDef); err != nil {
 		return err
 	}
+	if m.archive, err = archive.Open(m.db.Tables()); err != nil {
+		return err
+	}
 	var ok bool
 	if m.ids, ok = session.Lookup[*stanzaids.IDs](api); !ok {
 		return errors.New("no module draws ids")
 	}
-	if m.archive, ok = session.Lookup[*archivemod.Service](api); ok {
-		m.archive.Oldest = oldest
-		m.joinArchive(m.archive)
+	if m.service, ok = session.Lookup[*archivemod.Service](api); ok {
+		m.service.Oldest = oldest
+		m.joinArchive(m.service)
 	}
 	m.now = wallclock.Of(api)
 	m.stored = api.Router.Counter(session.CounterName{Name: "offline_stored_total",
@@ -185,6 +201,7 @@ func (m *module) Load(api *session.API) error {
 	}
 	for _, t := range []session.Target{session.ToSelf, session.ToBare, session.ToFull} {
 		api.Hooks.Message[t].Add(api.Module, session.Fallback, m.store)
+		api.Hooks.Message[t].Add(api.Module, session.Record, m.recordCopies)
 	}
 	api.Hooks.Available.Add(api.Module, session.Deliver, m.startReplay)
 	api.Hooks.Unsent.Add(api.Module, session.Deliver, m.storeUnsent)
@@ -207,7 +224,7 @@ func (m *module) load(snap *store.Snapshot, acc session.EntityRef) (*backlog, er
 // oldest returns the oldest row of the archive of a that waits; 0 if there is none. Under the lock of a.
 func oldest(a *session.Account) stanzaid.ID {
 	if k := part.Get(a); k != nil && k.count > 0 {
-		return k.from
+		return k.oldest()
 	}
 	return 0
 }
@@ -239,17 +256,37 @@ func (m *module) store(ev *session.Stanza) session.Verdict {
 		if k.from == 0 {
 			k.from = ev.Number
 		}
+		m.count(a, k, ev.Number, len(ap.B))
 	} else {
-		m.rows.Append(b, a.ID(), uint64(ev.Number), waitingRow{at: m.now().UnixMilli(), el: ap.B})
+		m.append(b, a, k, ev.Number, ev.Archived, ap.B)
 	}
-	m.count(a, k, ev.Number, len(ap.B))
 	m.writeCursor(b, a, k)
 	return ev.StoredInBatch() // if the commit fails the sender gets an error
+}
+
+// append adds a row of the table for the message el, and counts it: a reference, if the message is archived.
+// Under the lock of a.
+func (m *module) append(b *store.Batch, a *session.Account, k *backlog, number stanzaid.ID, archived bool,
+	el []byte) {
+	// A number may be ahead of the clock.
+	row := waitingRow{at: min(m.now().UnixMilli(), number.Time().UnixMilli())}
+	if archived {
+		row.size = len(el)
+		k.queued = lower(k.queued, number)
+	} else {
+		row.el = el
+	}
+	m.rows.Append(b, a.ID(), uint64(number), row)
+	m.count(a, k, number, len(el))
 }
 
 // count counts a message of size bytes that waits under a number. A replay reads it, also on a session that
 // has rows with larger numbers. Under the lock of a.
 func (m *module) count(a *session.Account, k *backlog, number stanzaid.ID, size int) {
+	if k.count == 0 {
+		k.first = number
+	}
+	k.first = min(k.first, number)
 	k.count++
 	k.bytes += size
 	k.changes++
@@ -257,7 +294,59 @@ func (m *module) count(a *session.Account, k *backlog, number stanzaid.ID, size 
 	m.stored.Add(1)
 	for _, s := range a.Resources() {
 		if p := progressVar.Get(s); p != nil {
-			p.next = min(p.next, number)
+			p.stored(number)
+		}
+	}
+}
+
+// stored notes that the row number was stored. The session has not got it. Under the account's lock.
+func (p *progress) stored(number stanzaid.ID) {
+	if p.replay != nil {
+		p.behind = lower(p.behind, number)
+	} else {
+		p.next = min(p.next, number)
+	}
+}
+
+// lower returns the smaller one of two numbers; a is 0 if there is none.
+func lower(a, b stanzaid.ID) stanzaid.ID {
+	if a == 0 {
+		return b
+	}
+	return min(a, b)
+}
+
+// recordCopies notes which sessions have a copy of a message that waits. It is a Record hook, after that of
+// module carbons: under the account's lock.
+func (m *module) recordCopies(ev *session.Stanza) session.Verdict {
+	out := ev.Outcome()
+	if !out.Stored || out.Refused {
+		return session.Pass
+	}
+	for _, s := range ev.Account().Resources() {
+		p := progressVar.Get(s)
+		switch has := out.Delivered > 0 && ev.DeliveredTo(s); {
+		case ev.Again && p != nil: // it has no copies, and its number is not the newest
+			p.copies.remove(ev.Number)
+		case ev.Again:
+		case has && p == nil:
+			p = new(progress)
+			progressVar.Set(s, p)
+			p.copies.add(ev.Number)
+		case has:
+			p.copies.add(ev.Number)
+		case p != nil:
+			p.copies.close()
+		}
+	}
+	return session.Pass
+}
+
+// removeCopies notes that no session of a has the row number as a copy. Under the lock of a.
+func removeCopies(a *session.Account, number stanzaid.ID) {
+	for _, s := range a.Resources() {
+		if p := progressVar.Get(s); p != nil {
+			p.copies.remove(number)
 		}
 	}
 }
@@ -291,16 +380,20 @@ func (m *module) startReplay(l *session.LoopRouter, s *session.Session) {
 		p = new(progress)
 		progressVar.Set(s, p)
 	}
+	if s.Connected() && !s.Ended() { // copies that wait for the client end: it gets the messages
+		s.Outbox(func(o session.Outbox) { o.DropKeptCopies(p.copies.remove) })
+	}
 	p.replay = &replay{m: m, progress: p, host: s.Host(), jid: s.JID(), id: a.ID(),
 		after: store.Ticket(a.Ticket()), nextRead: p.next, from: k.from, end: k.last + 1, backlog: k,
-		changes: k.changes}
-	s.Pull(l, p.replay, true) // true: live messages wait in the session's queue until the replay ends
+		changes: k.changes, copies: p.copies.clone()}
+	// Live messages wait in the session's queue until the replay ends, but for those that are older.
+	session.PullFrom(l, s, p.replay, max(k.first, p.next))
 }
 
 // A row is one stored message: with el while it waits in replay.unsent.
 type row struct {
 	id      stanzaid.ID // its number
-	el      []byte      // the element
+	el      []byte      // the element; nil if the client has it as a copy, or if its row is gone
 	size    int         // the length of the element when it was stored
 	inTable bool        // it is in the table, and is erased; else it is in the archive
 }
@@ -353,10 +446,10 @@ func (r *replay) readSlice() error {
 	defer snap.Close()
 	r.unsent = nil
 	end, err := r.readTable(snap)
-	if err == nil && r.m.archive != nil && r.from != 0 {
+	if err == nil && r.from != 0 {
 		end, err = r.readArchive(snap, end)
 	}
-	slices.SortFunc(r.unsent, func(a, b row) int { return cmp.Compare(a.id, b.id) })
+	slices.SortStableFunc(r.unsent, func(a, b row) int { return cmp.Compare(a.id, b.id) })
 	n, _ := slices.BinarySearchFunc(r.unsent, end, func(a row, end stanzaid.ID) int {
 		return cmp.Compare(a.id, end)
 	})
@@ -368,19 +461,42 @@ func (r *replay) readSlice() error {
 func (r *replay) readTable(snap *store.Snapshot) (end stanzaid.ID, err error) {
 	end = r.end
 	size := 0
+	var inner error
 	err = r.m.rows.Scan(snap, r.id, max(uint64(r.nextRead), firstVersionEnd), uint64(r.end)-1, 0, false,
-		func(id uint64, w waitingRow) bool {
-			var a xmlstream.Appender
-			a.Reset(xmlstream.Streamed)
-			appendDelay(&a, r.host.Name, time.UnixMilli(w.at))
-			r.unsent = append(r.unsent, row{id: stanzaid.ID(id), size: len(w.el), inTable: true,
-				el: session.AppendChildren(nil, w.el, a.B)})
-			if size += len(w.el); size >= sliceBytes {
-				end = stanzaid.ID(id) + 1
+		func(n uint64, w waitingRow) bool {
+			id := stanzaid.ID(n)
+			next := row{id: id, size: max(len(w.el), w.size), inTable: true}
+			switch {
+			case r.copies.has(id):
+			case w.el != nil:
+				var a xmlstream.Appender
+				a.Reset(xmlstream.Streamed)
+				appendDelay(&a, r.host.Name, time.UnixMilli(w.at))
+				next.el = session.AppendChildren(nil, w.el, a.B)
+			default:
+				if next.el, inner = r.readReference(snap, id); inner != nil {
+					end = id
+					return false
+				}
+			}
+			r.unsent = append(r.unsent, next)
+			if size += len(next.el); size >= sliceBytes {
+				end = id + 1
 			}
 			return size < sliceBytes
 		})
-	return end, err
+	return end, errors.Join(err, inner)
+}
+
+// readReference reads the row of the archive that a row of the table refers to, as a client gets it. It
+// returns nil if the row is gone: it was too old.
+func (r *replay) readReference(snap *store.Snapshot, id stanzaid.ID) ([]byte, error) {
+	w, ok, err := r.m.archive.Get(snap, r.id, id)
+	if err != nil || !ok {
+		return nil, err
+	}
+	el, _ := r.m.fromArchive(r.id, r.jid.Bare().String(), r.host.Name, id, w) // nil if it does not parse
+	return el, nil
 }
 
 // readArchive reads rows of the archive that wait, up to end. It returns the number before which all were
@@ -388,16 +504,16 @@ func (r *replay) readTable(snap *store.Snapshot) (end stanzaid.ID, err error) {
 func (r *replay) readArchive(snap *store.Snapshot, end stanzaid.ID) (stanzaid.ID, error) {
 	size, examined, bare := 0, 0, r.jid.Bare().String()
 	to := end - 1
-	err := r.m.archive.Archive.Scan(snap, r.id, max(r.nextRead, r.from), to, false,
+	err := r.m.archive.Scan(snap, r.id, max(r.nextRead, r.from), to, false,
 		func(id stanzaid.ID, w archive.Row) bool {
 			examined++
 			if w.Flags&archive.Waiting != 0 {
-				el, err := r.m.fromArchive(r.id, bare, r.host.Name, id, w)
-				if err != nil {
-					return true // it does not parse
+				next := row{id: id, size: len(w.Element)}
+				if !r.copies.has(id) {
+					next.el, _ = r.m.fromArchive(r.id, bare, r.host.Name, id, w) // nil if it does not parse
 				}
-				r.unsent = append(r.unsent, row{id: id, size: len(w.Element), el: el})
-				size += len(el)
+				r.unsent = append(r.unsent, next)
+				size += len(next.el)
 			}
 			if size >= sliceBytes || examined == maxExamined {
 				end = id + 1
@@ -441,26 +557,34 @@ func (r *replay) erase(l *session.LoopRouter, a *session.Account, taken []row) {
 			r.m.rows.Delete(b, a.ID(), uint64(t.id))
 		}
 	}
-	k.from = max(k.from, taken[len(taken)-1].id+1)
+	next := taken[len(taken)-1].id + 1
+	k.from, k.first = max(k.from, next), max(k.first, next)
+	if k.queued != 0 {
+		k.queued = max(k.queued, next)
+	}
+	if p := r.progress.behind; p != 0 { // it may be a reference
+		k.first, k.queued = min(k.first, p), lower(k.queued, p)
+	}
 	r.m.finishErase(l, a, k, b)
 }
 
 // errReloaded: a write has failed during the replay.
 var errReloaded = errors.New("the account was reloaded after a failed write")
 
-// eraseAll erases all that waits for a: the client has it, and an earlier replay could not erase it. Under
-// the account's lock.
-func (m *module) eraseAll(l *session.LoopRouter, a *session.Account, k *backlog) {
-	b := m.db.NewBatch(a.ID())
-	m.rows.Clear(b, a.ID())
+// eraseAll erases all that waits for the account: r has read to the end, its session has all rows from the
+// start of r on from r, and those before it from earlier replays, which could not erase them. Nothing was
+// stored since. Under the account's lock.
+func (r *replay) eraseAll(l *session.LoopRouter, a *session.Account, k *backlog) {
+	b := r.m.db.NewBatch(a.ID())
+	r.m.rows.Trim(b, a.ID(), uint64(r.end))
 	k.count, k.bytes = 0, 0
-	m.finishErase(l, a, k, b)
+	r.m.finishErase(l, a, k, b)
 }
 
 // finishErase adds the cursor to b, and commits b.
 func (m *module) finishErase(l *session.LoopRouter, a *session.Account, k *backlog, b *store.Batch) {
 	if k.count == 0 {
-		k.from, k.bytes = 0, 0
+		k.from, k.first, k.queued, k.bytes = 0, 0, 0, 0
 	}
 	m.writeCursor(b, a, k)
 	a.MarkUncommitted(l, session.Ticket(m.db.Commit(b)))
@@ -479,6 +603,9 @@ func (m *module) finishErase(l *session.LoopRouter, a *session.Account, k *backl
 func (r *replay) End(l *session.LoopRouter, s *session.Session, why session.SourceEndReason) {
 	a, p := s.Account(), r.progress
 	p.replay = nil
+	if p.behind != 0 {
+		p.next, p.behind = min(p.next, p.behind), 0
+	}
 	k := part.Get(a)
 	switch {
 	case why == session.SessionEnded:
@@ -488,7 +615,7 @@ func (r *replay) End(l *session.LoopRouter, s *session.Session, why session.Sour
 		r.m.fail(l, r)
 	case why == session.SourceDone:
 		if k.count > 0 && k.changes == r.changes {
-			r.m.eraseAll(l, a, k)
+			r.eraseAll(l, a, k)
 		}
 		r.m.startNext(l, a, nil)
 	case why == session.SourceUnwanted:
@@ -571,11 +698,12 @@ func (m *module) resumed(l *session.LoopRouter, s *session.Session) {
 }
 
 // storeUnsent is the Unsent hook: s has ended, and list has the elements in its queue. It stores the messages
-// among them that are to be kept, under the numbers that they got when they came, and returns the others,
-// which the kernel routes again. Messages without space under the limits or on the disk are returned too:
-// routed again, they are delivered to another session, or refused by store. Elements without an address (the
-// server itself originated them) are returned. If a replay ran on s, startNext does nothing yet: unbound, the
-// next hook, ends that replay. Under the account's lock; it does not wait for the commit.
+// among them that are to be kept, under the numbers that they got when they came: of what is archived it
+// stores a reference. It returns the others, which the kernel routes again. Messages without space under the
+// limits or on the disk are returned too: routed again, they are delivered to another session, or refused by
+// store. Elements without an address (the server itself originated them) are returned. If a replay ran on s,
+// startNext does nothing yet: unbound, the next hook, ends that replay. Under the account's lock; it does not
+// wait for the commit.
 func (m *module) storeUnsent(l *session.LoopRouter, s *session.Session, list []session.OutboundStanza) (
 	left []session.OutboundStanza) {
 	a := s.Account()
@@ -597,9 +725,8 @@ func (m *module) storeUnsent(l *session.LoopRouter, s *session.Session, list []s
 		if b == nil {
 			b = m.db.NewBatch(a.ID())
 		}
-		at := min(m.now().UnixMilli(), unsent.Number.Time().UnixMilli()) // a number may be ahead of the clock
-		m.rows.Append(b, a.ID(), uint64(unsent.Number), waitingRow{at: at, el: unsent.Bytes})
-		m.count(a, k, unsent.Number, len(unsent.Bytes))
+		m.append(b, a, k, unsent.Number, unsent.Archived, unsent.Bytes)
+		removeCopies(a, unsent.Number) // a session with a copy has the message: it would not be in list
 	}
 	if b != nil {
 		m.writeCursor(b, a, k)

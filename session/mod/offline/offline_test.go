@@ -10,6 +10,7 @@ import (
 
 	"canto/reactor"
 	"canto/session"
+	"canto/session/mod"
 	"canto/session/mod/offline"
 	"canto/session/sessiontest"
 	"canto/session/store/storetest"
@@ -769,5 +770,275 @@ func TestOneClientIsEnough(t *testing.T) {
 			slices.Sort(list)
 			equal(t, "in all", list, numbers(0, 4))
 		})
+	}
+}
+
+// narrow returns options with which a connection holds little that its client has not taken, so that the rest
+// waits in the queue of the session.
+func narrow() sessiontest.Options {
+	return sessiontest.Options{Reactor: func(c *reactor.Config) { c.OutboxBytes = 300_000 }}
+}
+
+// chat sends juliet the messages from one number to another, each of 100,000 bytes, and waits after each.
+func chat(s *sessiontest.Server, from *sessiontest.Client, to, hint string, first, end int) {
+	for i := first; i < end; i++ {
+		from.Send("<message to='" + to + "' type='chat'>" + hint + "<body>" + body(i, 100_000) +
+			"</body></message>")
+		s.Settle()
+	}
+}
+
+// hints are the payloads with which a message is archived, and with which it is not but may wait.
+var hints = map[string]string{"archived": "",
+	"not archived": "<no-permanent-store xmlns='urn:xmpp:hints'/>"}
+
+// read lets a client take all that the server has for it, and returns it.
+func read(s *sessiontest.Server, c *sessiontest.Client) string {
+	c.Conn().SetWindow(-1)
+	got := ""
+	for range 20 {
+		s.Advance(time.Second)
+		s.Settle()
+		got += c.Received()
+	}
+	return got
+}
+
+// The copy of a message that waits is not the message: if it is in the queue of a session that ends, the
+// message waits once, and the next device gets it once.
+func TestQueuedCopyOfWhatWaits(t *testing.T) {
+	for name, hint := range hints {
+		t.Run(name, func(t *testing.T) {
+			s := free(t, narrow())
+			romeo, one := s.Login("romeo", "romeo@localhost/orchard"), s.Login("one", "juliet@localhost/one")
+			one.Send("<presence><priority>-1</priority></presence>" +
+				"<iq type='set' id='c'><enable xmlns='urn:xmpp:carbons:2'/></iq>")
+			s.Settle()
+			one.Conn().SetWindow(0)
+			chat(s, romeo, "juliet@localhost", hint, 0, 8)
+			one.DropConn()
+			s.Settle()
+			two := s.Login("two", "juliet@localhost/two")
+			two.Send("<presence/>")
+			equal(t, "the next device", texts(read(s, two)), numbers(0, 8))
+			three := s.Login("three", "juliet@localhost/three")
+			two.Send("<presence type='unavailable'/>")
+			three.Send("<presence/>")
+			equal(t, "a device after it", texts(read(s, three)), nil)
+		})
+	}
+}
+
+// What waits in the archive is delivered also if module archive is switched off, and what is not delivered
+// then still waits when it is on again.
+func TestArchiveSwitchedOff(t *testing.T) {
+	for _, login := range []bool{true, false} {
+		names := mod.DefaultNames()
+		s := free(t, sessiontest.Options{Modules: names})
+		romeo := s.Login("romeo", "romeo@localhost/orchard")
+		s.AddAccount("juliet@localhost")
+		chat(s, romeo, "juliet@localhost", "", 0, 4)
+		names[slices.Index(names, "archive")] = "ping" // the loader takes a name that comes twice once
+		s.Restart()
+		if login {
+			juliet := s.Login("juliet", "juliet@localhost/balcony")
+			juliet.Send("<presence/>")
+			equal(t, "without module archive", texts(read(s, juliet)), numbers(0, 4))
+		}
+		copy(names, mod.DefaultNames())
+		s.Restart()
+		juliet, want := s.Login("juliet", "juliet@localhost/balcony"), numbers(0, 4)
+		juliet.Send("<presence/>")
+		if login {
+			want = nil
+		}
+		equal(t, "with it again", texts(read(s, juliet)), want)
+	}
+}
+
+// What a session had queued when it ended is delivered in the order of the messages: before what came later,
+// if no device has had that, and else after it. It does not matter whether another session is in a replay
+// then.
+func TestQueuedWhileAnotherReplays(t *testing.T) {
+	for name, hint := range hints {
+		for _, during := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, during), func(t *testing.T) {
+				s := free(t, narrow())
+				romeo, one := s.Login("romeo", "romeo@localhost/orchard"), s.Login("one", "juliet@localhost/one")
+				one.Send("<presence><priority>-1</priority></presence>")
+				s.Settle()
+				one.Conn().SetWindow(0)
+				chat(s, romeo, "juliet@localhost/one", hint, 0, 10)
+				chat(s, romeo, "juliet@localhost", hint, 10, 20)
+				if !during {
+					one.DropConn()
+					s.Settle()
+				}
+				two := s.Login("two", "juliet@localhost/two")
+				two.Conn().SetWindow(150_000)
+				two.Send("<presence/>")
+				s.Settle()
+				got := two.Received()
+				if during {
+					one.DropConn()
+					s.Settle()
+				}
+				list := texts(got + read(s, two))
+				if !during {
+					equal(t, "the other device", list, numbers(4, 20))
+				} else {
+					slices.Sort(list)
+					equal(t, "the other device, in all", list, numbers(4, 20))
+				}
+				three := s.Login("three", "juliet@localhost/three")
+				two.Send("<presence type='unavailable'/>")
+				three.Send("<presence/>")
+				equal(t, "a device after it", texts(read(s, three)), nil)
+			})
+		}
+	}
+}
+
+// A device with a negative priority that has copies of what waits does not get it again when it becomes
+// available: also if the copies were in its queue. It gets what it has no copy of, and then nothing waits.
+func TestCopiesBeforeAvailable(t *testing.T) {
+	for name, hint := range hints {
+		for _, window := range []int{-1, 0} {
+			t.Run(fmt.Sprint(name, window), func(t *testing.T) {
+				s := free(t, narrow())
+				romeo, one := s.Login("romeo", "romeo@localhost/orchard"), s.Login("one", "juliet@localhost/one")
+				chat(s, romeo, "juliet@localhost", hint, 0, 2)
+				one.Send("<presence><priority>-1</priority></presence>" +
+					"<iq type='set' id='c'><enable xmlns='urn:xmpp:carbons:2'/></iq>")
+				s.Settle()
+				one.Conn().SetWindow(window)
+				chat(s, romeo, "juliet@localhost", hint, 2, 8)
+				chat(s, romeo, "juliet@localhost", hint+"<no-copy xmlns='urn:xmpp:hints'/>", 8, 9)
+				chat(s, romeo, "juliet@localhost", hint, 9, 10)
+				one.Send("<presence/>")
+				s.Settle()
+				list := texts(one.Received() + read(s, one))
+				slices.Sort(list)
+				equal(t, "in all", list, numbers(0, 10))
+				two := s.Login("two", "juliet@localhost/two")
+				one.DropConn()
+				two.Send("<presence/>")
+				equal(t, "a device after it", texts(read(s, two)), nil)
+			})
+		}
+	}
+}
+
+// Copies that a device has do not hide what another session had queued between them, nor what waits if the
+// device is lost before it has them.
+func TestCopiesHideNothing(t *testing.T) {
+	s := free(t, narrow())
+	romeo, one := s.Login("romeo", "romeo@localhost/orchard"), s.Login("one", "juliet@localhost/one")
+	two := s.Login("two", "juliet@localhost/two")
+	one.Send("<presence><priority>-1</priority></presence>" +
+		"<iq type='set' id='c'><enable xmlns='urn:xmpp:carbons:2'/></iq>")
+	two.Send("<presence><priority>-1</priority></presence>")
+	s.Settle()
+	two.Conn().SetWindow(0)
+	for i := 0; i < 16; i += 2 {
+		chat(s, romeo, "juliet@localhost/two", "<no-copy xmlns='urn:xmpp:hints'/>", i, i+1)
+		chat(s, romeo, "juliet@localhost", "", i+1, i+2)
+	}
+	two.DropConn()
+	s.Settle()
+	one.Send("<presence/>")
+	list := texts(read(s, one))
+	for i := range 16 {
+		want := 1
+		if i < 8 && i%2 == 0 {
+			want = 0 // the socket of the other device had it
+		}
+		n := 0
+		for _, text := range list {
+			if text == fmt.Sprintf("number %04d", i) {
+				n++
+			}
+		}
+		if n != want && (i < 6 || i > 7) {
+			t.Errorf("number %d has come %d times, not %d", i, n, want)
+		}
+	}
+}
+
+// Copies in the queue of a device that becomes available, and is then lost, are not taken for delivered.
+func TestCopiesOfALostDevice(t *testing.T) {
+	for window := 60_000; window < 700_000; window += 80_000 {
+		s := free(t, narrow())
+		romeo, one := s.Login("romeo", "romeo@localhost/orchard"), s.Login("one", "juliet@localhost/one")
+		one.Send("<presence><priority>-1</priority></presence>" +
+			"<iq type='set' id='c'><enable xmlns='urn:xmpp:carbons:2'/></iq>")
+		s.Settle()
+		one.Received()
+		one.Conn().SetWindow(0)
+		chat(s, romeo, "juliet@localhost", "", 0, 12)
+		one.Send("<presence/>")
+		got := ""
+		for range 2 {
+			one.Conn().SetWindow(window)
+			for range 8 {
+				s.Advance(100 * time.Millisecond)
+				s.Settle()
+			}
+			got += one.Received()
+		}
+		again := s.Login("again", "juliet@localhost/one") // the server ends the session
+		again.Send("<presence/>")
+		list := append(texts(strings.Join(whole(got), "")), texts(read(s, again))...)
+		slices.Sort(list)
+		equal(t, fmt.Sprint("with ", window), slices.Compact(list), numbers(0, 12))
+	}
+}
+
+// whole returns the messages in what a client got that it has got to their ends.
+func whole(received string) (list []string) {
+	parts := strings.SplitAfter(received, "</message>")
+	return parts[:len(parts)-1]
+}
+
+// A client that takes nothing for a while, and is unavailable in between, gets its messages in order.
+func TestOrderWithAFullWindow(t *testing.T) {
+	s := free(t, narrow())
+	romeo, one := s.Login("romeo", "romeo@localhost/orchard"), s.Login("one", "juliet@localhost/one")
+	one.Send("<presence/>")
+	s.Settle()
+	one.Conn().SetWindow(0)
+	chat(s, romeo, "juliet@localhost", "", 0, 12)
+	one.Send("<presence type='unavailable'/>")
+	one.Conn().SetWindow(420_000) // it takes what the connection holds, so that its presence is read
+	s.Settle()
+	chat(s, romeo, "juliet@localhost", "", 12, 15)
+	one.Send("<presence/>")
+	one.Conn().SetWindow(220_000)
+	s.Settle()
+	chat(s, romeo, "juliet@localhost", "", 15, 18)
+	equal(t, "all", texts(one.Received()+read(s, one)), numbers(0, 18))
+}
+
+// A message that is retracted while it waits, as the session that had queued it has ended, comes as a
+// tombstone: the archive has it, and the module a reference.
+func TestRetractedWhileQueued(t *testing.T) {
+	s := free(t, narrow())
+	romeo, one := s.Login("romeo", "romeo@localhost/orchard"), s.Login("one", "juliet@localhost/one")
+	one.Send("<presence/>")
+	s.Settle()
+	one.Conn().SetWindow(0)
+	chat(s, romeo, "juliet@localhost", "", 0, 8)
+	romeo.Send("<message to='juliet@localhost' type='chat' id='secret'><body>secret</body></message>")
+	s.Settle()
+	one.DropConn()
+	s.Settle()
+	romeo.Send("<message to='juliet@localhost' type='chat' id='r'><retract id='secret' " +
+		"xmlns='urn:xmpp:message-retract:1'/><store xmlns='urn:xmpp:hints'/></message>")
+	s.Settle()
+	two := s.Login("two", "juliet@localhost/two")
+	two.Send("<presence/>")
+	got := read(s, two)
+	if strings.Contains(got, "secret</body>") || !strings.Contains(got, "<retracted ") {
+		t.Errorf("after the retraction came %d bytes with the text", len(got))
 	}
 }

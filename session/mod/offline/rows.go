@@ -25,25 +25,32 @@ const tableName = "offline"
 const firstVersionEnd = 1 << 40
 
 var (
-	// rowsDef has the messages that wait and that the archive can't give: those that must not be archived, and
-	// those that a session had in its queue when it ended. The prefix is part of the store's format.
-	rowsDef = store.NewLog[waitingRow](tableName, 'o', 2).Codec(store.Codec[waitingRow]{
+	// rowsDef has the messages that wait and that the cursor does not find: those that must not be archived, and
+	// references to those that a session had in its queue when it ended. The prefix is part of the store's
+	// format.
+	rowsDef = store.NewLog[waitingRow](tableName, 'o', 3).Oldest(1).Codec(store.Codec[waitingRow]{
 		Append: appendWaiting, Decode: decodeWaiting})
 	// cursorDef has one row for each account for which messages wait.
-	cursorDef = store.NewMap[string, backlog]("offline-cursor", 'c', 1).Codec(store.Codec[backlog]{
+	cursorDef = store.NewMap[string, backlog]("offline-cursor", 'c', 2).Codec(store.Codec[backlog]{
 		Append: appendBacklog, Decode: decodeBacklog})
 )
 
 // A waitingRow is one row of the table.
 type waitingRow struct {
 	at      int64  // when the message came, in Unix milliseconds
-	el      []byte // the message, as a client gets it but for the delay
+	el      []byte // the message, as a client gets it but for the delay; nil: it is in the archive
+	size    int    // the length of a message that is in the archive, when it was stored
 	version uint8  // of the form in which it was stored
 }
 
-// appendWaiting appends the stored form of r: the time, 8 bytes, and the element.
+// appendWaiting appends the stored form of r: the time, 8 bytes, and the element. A row that refers to the
+// archive has a zero byte and the size, as a uvarint, instead of the element.
 func appendWaiting(dst []byte, r waitingRow) []byte {
-	return append(binary.BigEndian.AppendUint64(dst, uint64(r.at)), r.el...)
+	dst = binary.BigEndian.AppendUint64(dst, uint64(r.at))
+	if r.el == nil {
+		return binary.AppendUvarint(append(dst, 0), uint64(r.size))
+	}
+	return append(dst, r.el...)
 }
 
 // errRow: a stored row is damaged.
@@ -54,36 +61,61 @@ func decodeWaiting(version uint8, b []byte) (waitingRow, error) {
 	if version == 1 {
 		return waitingRow{el: b, version: 1}, nil
 	}
-	if len(b) < 8 {
+	if len(b) < 9 {
 		return waitingRow{}, errRow
 	}
-	return waitingRow{int64(binary.BigEndian.Uint64(b)), b[8:], version}, nil
+	r := waitingRow{at: int64(binary.BigEndian.Uint64(b)), version: version}
+	if b[8] != 0 {
+		r.el = b[8:]
+		return r, nil
+	}
+	size, n := binary.Uvarint(b[9:])
+	if n <= 0 || size > math.MaxInt32 {
+		return waitingRow{}, errRow
+	}
+	r.size = int(size)
+	return r, nil
 }
 
 // A backlog says what waits for an account. It is in memory while the account is warm, and stored as it is in
 // memory: the cursor. The rows of the table wait, and those of the archive that are flagged as waiting and
 // are not before from. It belongs to the account's lock.
 type backlog struct {
-	from         stanzaid.ID // rows of the archive before it are delivered
+	from         stanzaid.ID // rows of the archive before it are delivered, or the table refers to them
+	first        stanzaid.ID // no message that waits has a smaller number
+	queued       stanzaid.ID // no row of the table refers to a smaller number; 0: none refers to the archive
 	last         stanzaid.ID // the greatest number of a row that was stored
 	count, bytes int         // the number of messages that wait, and the size of their elements
 	// changes counts the messages that were stored since the account was loaded. It is not stored.
 	changes int
 }
 
-// appendBacklog appends the stored form of k: its first four fields as uvarints.
+// oldest returns the oldest row of the archive that waits; 0: there is none.
+func (k *backlog) oldest() stanzaid.ID {
+	if k.queued == 0 || k.from == 0 {
+		return max(k.from, k.queued)
+	}
+	return min(k.from, k.queued)
+}
+
+// appendBacklog appends the stored form of k: its fields as uvarints.
 func appendBacklog(dst []byte, k backlog) []byte {
-	for _, v := range []uint64{uint64(k.from), uint64(k.last), uint64(k.count), uint64(k.bytes)} {
+	for _, v := range []uint64{uint64(k.from), uint64(k.last), uint64(k.count), uint64(k.bytes),
+		uint64(k.first), uint64(k.queued)} {
 		dst = binary.AppendUvarint(dst, v)
 	}
 	return dst
 }
 
-// decodeBacklog reads what appendBacklog has written.
-func decodeBacklog(_ uint8, b []byte) (k backlog, err error) {
-	var v [4]uint64
+// decodeBacklog reads what appendBacklog has written. Of version 1 it has four fields; zero in the others
+// says nothing about what waits.
+func decodeBacklog(version uint8, b []byte) (k backlog, err error) {
+	var v [6]uint64
 	for i := range v {
 		n := 0
+		if i == 4 && version == 1 {
+			break
+		}
 		if v[i], n = binary.Uvarint(b); n <= 0 {
 			return k, errRow
 		}
@@ -92,7 +124,8 @@ func decodeBacklog(_ uint8, b []byte) (k backlog, err error) {
 	if v[2] > math.MaxInt32 || v[3] > math.MaxInt64 {
 		return k, errRow
 	}
-	return backlog{from: stanzaid.ID(v[0]), last: stanzaid.ID(v[1]), count: int(v[2]), bytes: int(v[3])}, nil
+	return backlog{from: stanzaid.ID(v[0]), last: stanzaid.ID(v[1]), count: int(v[2]), bytes: int(v[3]),
+		first: stanzaid.ID(v[4]), queued: stanzaid.ID(v[5])}, nil
 }
 
 // writeCursor adds the cursor of a to b. Under the lock of a.
@@ -123,8 +156,8 @@ func (m *module) moveRows(snap *store.Snapshot, who session.EntityRef) (any, err
 		return nil, err
 	}
 	var sum archive.Summary
-	if m.archive != nil {
-		if sum, err = m.archive.Archive.Load(snap, who.ID); err != nil {
+	if m.service != nil {
+		if sum, err = m.archive.Load(snap, who.ID); err != nil {
 			return nil, err
 		}
 	}
@@ -147,7 +180,7 @@ func (m *module) moveRows(snap *store.Snapshot, who session.EntityRef) (any, err
 		if k.from == 0 {
 			k.from = id
 		}
-		m.archive.Archive.Append(b, who.ID, &sum, id, archive.Row{Flags: archive.Waiting | archive.Moved,
+		m.archive.Append(b, who.ID, &sum, id, archive.Row{Flags: archive.Waiting | archive.Moved,
 			Skew: archive.SkewOf(id, msg.at), With: msg.from.String(), Element: msg.forwarded})
 	}
 	m.rows.Trim(b, who.ID, firstVersionEnd)
@@ -157,10 +190,10 @@ func (m *module) moveRows(snap *store.Snapshot, who session.EntityRef) (any, err
 
 // archives reports whether a message of the first version belongs into the archive.
 func (m *module) archives(snap *store.Snapshot, who session.EntityRef, msg firstVersion) (bool, error) {
-	if m.archive == nil || !msg.handling.Archive {
+	if m.service == nil || !msg.handling.Archive {
 		return false, nil
 	}
-	return m.archive.WantsStored(snap, who.ID, msg.from)
+	return m.service.WantsStored(snap, who.ID, msg.from)
 }
 
 // A firstVersion is a message that the first version of the table had.

@@ -10,9 +10,10 @@ import (
 type Waiting struct {
 	Count int // the number of messages
 	Bytes int // the size of their elements
-	// Oldest is the row of the archive from which on rows that are flagged as waiting do wait; 0: none waits.
+	// Oldest is the oldest row of the archive that may wait; 0: none waits.
 	Oldest stanzaid.ID
 
+	from stanzaid.ID // the row of the archive from which on rows that are flagged as waiting do wait
 	rows *store.Log[waitingRow]
 }
 
@@ -32,7 +33,7 @@ func StoredWaiting(db *store.DB, r store.Reader, owner uint64) (w Waiting, err e
 	}
 	w.Count, w.Bytes = k.count, k.bytes
 	if k.count > 0 {
-		w.Oldest = k.from
+		w.Oldest, w.from = k.oldest(), k.from
 	}
 	err = w.rows.Scan(r, owner, 0, firstVersionEnd, 0, false, func(_ uint64, row waitingRow) bool {
 		w.Count, w.Bytes = w.Count+1, w.Bytes+len(row.el)
@@ -45,7 +46,7 @@ func StoredWaiting(db *store.DB, r store.Reader, owner uint64) (w Waiting, err e
 // had it, or the session that had it in its queue has ended. r is the one of StoredWaiting. It may wait for
 // the disk.
 func (w Waiting) Has(r store.Reader, owner uint64, id stanzaid.ID, row archive.Row) (bool, error) {
-	if row.Flags&archive.Waiting != 0 && w.Oldest != 0 && id >= w.Oldest {
+	if row.Flags&archive.Waiting != 0 && w.from != 0 && id >= w.from {
 		return true, nil
 	}
 	_, queued, err := w.rows.Get(r, owner, uint64(id))
