@@ -42,10 +42,10 @@ import (
 // Manifest describes this module to the loader.
 var Manifest = session.Manifest{
 	Name:    "sasl2",
-	Spec:    "XEP-0388 1.0.4",
+	Spec:    "XEP-0388 1.0.4, XEP-0480 0.2.0",
 	Summary: "authenticates clients in one round trip, with what their stream is to be",
-	Cases: "the mechanisms of saslauth, inline requests, user agents, abort, retries; white space during an " +
-		"exchange is dropped, as clients that are in use send it",
+	Cases: "the mechanisms of saslauth, inline requests, user agents, abort, retries, upgrades of SCRAM keys; " +
+		"white space during an exchange is dropped, as clients that are in use send it",
 	Provides: []session.Feature{"sasl2"},
 	Requires: []session.Feature{"accounts", "stream-features", "sasl"},
 	New:      func() session.Module { return new(Service) },
@@ -131,7 +131,7 @@ func (m *Service) Load(api *session.API) error {
 	session.Provide(api, m)
 	api.Hooks.Features = append(api.Hooks.Features, session.StreamFeature{
 		Name:          authenticateName,
-		Continuations: []xmlstream.Name{responseName, abortName},
+		Continuations: []xmlstream.Name{responseName, abortName, nextName, taskDataName},
 		Forbids:       session.HasUser | session.S2S,
 		Available:     m.auth.Allowed,
 		Offer:         m.offer,
@@ -164,6 +164,7 @@ func (m *Service) offer(st session.Negotiation, a *xmlstream.Appender) {
 	if open {
 		a.Close()
 	}
+	offerUpgrades(set, a)
 	a.Close()
 }
 
@@ -172,13 +173,18 @@ func (m *Service) offer(st session.Negotiation, a *xmlstream.Appender) {
 type login struct {
 	m        *Service
 	inline   session.InlineLogin
-	requests [][]byte // copies of the children that are inline requests
+	requests [][]byte    // copies of the children that are inline requests
+	upgrades []sasl.Hash // for which the client wants to give keys: see upgrade.go
 }
 
 // handle processes each element of SASL2. An element out of turn ends the stream (attack K71): a second
 // authenticate, a response or an abort without an exchange, or one in the middle of an exchange of RFC 6120.
 // e is valid until handle returns.
 func (m *Service) handle(st session.Negotiation, e xmlstream.Element) {
+	if t := taskOf(st); t != nil {
+		t.handle(st, e)
+		return
+	}
 	running := m.auth.Running(st)
 	_, ours := running.(*login)
 	switch {
@@ -207,6 +213,8 @@ func (m *Service) authenticate(st session.Negotiation, e xmlstream.Element) {
 		return
 	}
 	l.requests = inlineRequests(st, e)
+	set, _ := m.auth.Mechanisms(st)
+	l.upgrades = readUpgrades(e, set)
 	mechanism, _ := e.Attr(stanza.AttrMechanism)
 	var initial []byte
 	r, given := e.Child(initialName)
@@ -312,8 +320,15 @@ func (l *login) AllowsAuthzid(st session.Negotiation, user string) bool {
 	return from.IsZero() || from.Local() == user
 }
 
-// Success implements [saslauth.Profile]: the inline requests are handled, and then the success is sent.
+// Success implements [saslauth.Profile]: the client upgrades its keys, if it wants to and some are missing.
 func (l *login) Success(st session.Negotiation, r saslauth.Result) {
+	if !l.beginTasks(st, r) {
+		l.succeed(st, r)
+	}
+}
+
+// succeed ends the login: the inline requests are handled, and then the success is sent.
+func (l *login) succeed(st session.Negotiation, r saslauth.Result) {
 	st.AuthenticatedInPlace(r.User, r.AccountID)
 	l.inline.Run(st, l.requests, func(_ *session.InlineLogin, addr jid.JID, body []byte) {
 		a := st.LoopRouter().Appender()

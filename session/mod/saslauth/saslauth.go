@@ -21,6 +21,9 @@
 // the same steps for an unknown user as for a known one, with a salt derived
 // from a secret of the server, so a client can't find out which accounts exist.
 //
+// A challenge of SCRAM has the hash of what was offered (XEP-0474), so a client finds out that the offer was
+// changed on its way.
+//
 // Failures are rate-limited per address, and wrong passwords also per account. Over a limit, the answer
 // to each failure is delayed by a second. No account is locked, because that would let an attacker lock
 // out its owner.
@@ -55,7 +58,7 @@ import (
 // Manifest describes this module to the loader.
 var Manifest = session.Manifest{
 	Name:    "saslauth",
-	Spec:    "RFC 6120 section 6, XEP-0440 1.0.0",
+	Spec:    "RFC 6120 section 6, XEP-0440 1.0.0, XEP-0474 0.5.0",
 	Summary: "authenticates clients",
 	Cases: "SCRAM-SHA-1, -256, -512, each with -PLUS (tls-exporter, tls-server-end-point; in TLS 1.2 " +
 		"with extended master secret tls-unique, too), PLAIN under TLS; abort, retries, every failure of " +
@@ -230,6 +233,17 @@ func (m *Service) offerBindings(st session.Negotiation, a *xmlstream.Appender) {
 	a.Close()
 }
 
+// advertised returns what both profiles offer, for XEP-0474: the types of channel binding are listed if a
+// mechanism can use one.
+func advertised(set sasl.MechanismSet, b sasl.ChannelBinding) string {
+	var names, kinds []string
+	set.Each(func(x sasl.Mechanism) { names = append(names, x.String()) })
+	if set.Plus() {
+		kinds = b.Types()
+	}
+	return sasl.Advertised(names, kinds)
+}
+
 // An exchange is the SASL state of a stream between two elements. After a failure an exchange with
 // nothing but bindingRefused is kept; after success there is none.
 type exchange struct {
@@ -348,6 +362,7 @@ func (m *Service) begin(st session.Negotiation, p Profile, mechanism string, tex
 	x := &exchange{profile: p, bindingRefused: exchangeOf(st).bindingRefused}
 	x.sasl = sasl.NewExchange(&sasl.Config{Offer: set, Binding: b, Domain: st.Host().Name,
 		Secure: st.Traits()&session.Secure != 0, FakeKey: m.policy.FakeKey, Rand: m.policy.Rand,
+		Advertised: advertised(set, b),
 		Authzid: func(authzid, user string) bool {
 			j, err := jid.Parse(authzid)
 			own, err2 := jid.New(user, st.Host().Name, "")
@@ -418,6 +433,13 @@ func (m *Service) rederiveKeys(st session.Negotiation, x *exchange, r *sasl.Rene
 	if !st.AwaitAdmission(reactor.Crypto, r.Iterations()/iterationsPerMicrosecond, work, then) {
 		then(session.ErrBusy)
 	}
+}
+
+// AddKey stores credentials of an account that has logged in: those that it had, with a key more. It returns
+// false if the account has others by now. It waits until that is durable. On a worker.
+func (m *Service) AddKey(ctx context.Context, r Result, credentials []byte) (done bool, err error) {
+	return m.db.Accounts().ReplaceKeys(ctx, r.User.Domain(), r.User.Local(), r.AccountID, r.Credentials,
+		credentials)
 }
 
 // lookUpUser reads an account from the store, on a worker, and gives its keys to the exchange. user is the
