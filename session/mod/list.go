@@ -11,11 +11,13 @@ import (
 	"canto/session"
 	"canto/session/mod/archive"
 	"canto/session/mod/bind"
+	"canto/session/mod/bind2"
 	"canto/session/mod/blocklist"
 	"canto/session/mod/carbons"
 	"canto/session/mod/contact"
 	"canto/session/mod/disco"
 	"canto/session/mod/entitytime"
+	"canto/session/mod/fast"
 	"canto/session/mod/iq"
 	"canto/session/mod/lastactivity"
 	"canto/session/mod/legacysession"
@@ -28,6 +30,7 @@ import (
 	"canto/session/mod/push"
 	"canto/session/mod/register"
 	"canto/session/mod/roster"
+	"canto/session/mod/sasl2"
 	"canto/session/mod/saslauth"
 	"canto/session/mod/stanzaids"
 	"canto/session/mod/starttls"
@@ -42,6 +45,7 @@ var All = []session.Manifest{
 	store.Manifest,
 	starttls.Manifest,
 	saslauth.Manifest,
+	sasl2.Manifest,
 	bind.Manifest,
 	legacysession.Manifest,
 	roster.Manifest,
@@ -55,6 +59,8 @@ var All = []session.Manifest{
 	push.Manifest,
 	archive.Manifest, // it records what the modules before it have done
 	offline.Manifest, // it keeps in the archive, if there is one
+	bind2.Manifest,   // it reads the archive
+	fast.Manifest,
 	contact.Manifest,
 	limits.Manifest,
 	ping.Manifest,

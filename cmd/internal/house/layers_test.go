@@ -14,9 +14,9 @@ import (
 
 // layers are the kernel's files, from the ground up: a file uses what stands in those before it.
 var layers = strings.Fields(`
-	doc lockcheck counter committer table config session envelope router errors entity vars stanza recipients
+	doc lockcheck counter committer table config session envelope router errors entity vars inlinerequest stanza recipients
 	outbox hooks outgoing reply boundary source ending evict commit resident lifecycle mailbox timer
-	ask route await throttle negotiation resolve marshal start deletion footprint module stream
+	ask route await throttle negotiation inline resolve marshal start deletion footprint module stream
 `)
 
 // upward are the pairs of files of which the first uses something of the second, which stands above it.
