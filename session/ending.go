@@ -236,6 +236,9 @@ func (a *Account) AddSession(st Negotiation, s *Session) {
 	st.sess, st.negotiation = s, nil
 	st.traits |= HasResource
 	st.setDeadline(deadlineLogin, 0)
+	if isManaged(s) {
+		st.Track()
+	}
 	st.loop.stats.Bound++
 	runSessions(&a.host.Profile().Hooks.Bound, st.loop, s)
 }

@@ -113,6 +113,12 @@ func runSessions(c *Chain[SessionFunc], l *LoopRouter, s *Session) {
 type Hooks struct {
 	// Features are the stream features (RFC 6120 section 4.3.2), in the order in which they are offered.
 	Features []StreamFeature
+	// Inline are the requests that a client may make within its login by SASL2. Those of one
+	// [InlinePlace] are handled in the order of this list.
+	Inline []InlineFeature
+	// BoundInline runs for a session that Bind 2 (XEP-0386) has made, before Bound and before its client is
+	// told. The client catches up by the archive.
+	BoundInline Chain[SessionFunc]
 	// The Pre chains run for a stanza that a client of this server sent, before it is routed, under the
 	// lock of the sender's account. The index is the [Target] of the stanza. Done drops it.
 	PreMessage, PrePresence, PreIQ [numTargets]Chain[StanzaFunc]

@@ -205,6 +205,46 @@ func (st Negotiation) Authenticated(user jid.JID, account uint64) {
 	st.restart()
 }
 
+// AuthenticatedInPlace is Authenticated for a profile of SASL in which no new stream header follows (XEP-0388
+// section 2.6.1): the stream goes on with the parser's limits of a client that has logged in. The caller
+// sends what the success is, and then the features ([Negotiation.SendFeatures]).
+func (st Negotiation) AuthenticatedInPlace(user jid.JID, account uint64) {
+	st.negotiation.peer, st.negotiation.accountID, st.negotiation.exchange = user.Bare(), account, nil
+	st.negotiation.exclusive = xmlstream.None
+	st.traits |= HasUser
+	st.state = Authed
+	st.in.SetLimits(st.loop.router.limits().authed)
+}
+
+// SendFeatures sends the features that st offers now, without a header before them.
+func (st Negotiation) SendFeatures() { st.sendFeatures() }
+
+// SetExclusive keeps everything from st but elements of one namespace, for an exchange during which nothing
+// else may come (XEP-0388 section 2.4): another element, also of an offered feature, ends the stream with
+// policy-violation. [xmlstream.None] ends that. It does nothing on a bound stream.
+func (st Negotiation) SetExclusive(space xmlstream.Atom) {
+	if st.negotiation != nil {
+		st.negotiation.exclusive = space
+	}
+}
+
+// exclusive returns the namespace that [Negotiation.SetExclusive] has set, or None.
+func (st *Stream) exclusive() xmlstream.Atom {
+	if st.negotiation == nil {
+		return xmlstream.None
+	}
+	return st.negotiation.exclusive
+}
+
+// ClaimedFrom returns the 'from' of the peer's stream header (RFC 6120 section 4.7.1): it is only a hint. It
+// is zero if there was none, if it was no address, and on a bound stream.
+func (st Negotiation) ClaimedFrom() jid.JID {
+	if st.negotiation == nil {
+		return jid.JID{}
+	}
+	return st.negotiation.claimedFrom
+}
+
 // Secured is called when the TLS handshake has succeeded. The peer restarts the stream next (RFC
 // 6120 section 5.4.3.3); nothing that was negotiated in the clear is kept.
 func (st *Stream) Secured() {

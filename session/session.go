@@ -238,6 +238,8 @@ type negotiationState struct {
 	exchange        any     // SASL's state between two elements: see Negotiation.Exchange
 	authFailures    int     // failed tries to authenticate on this stream
 	revocationEpoch uint32  // of the Table, before the account was looked up
+	// exclusive is the namespace of the only elements that may come now; None: all may
+	exclusive xmlstream.Atom
 }
 
 // A StreamRef names a stream of this process or of another. The zero value names none: a session with

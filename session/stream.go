@@ -265,6 +265,7 @@ func (st streamReader) header(e xmlstream.Element) {
 
 // negotiate handles an element of a stream that has no session (RFC 6120 section 4.3). Its steps:
 //
+//   - While an exchange keeps everything else from the stream, another element ends it.
 //   - A nonza goes to the stream feature that it belongs to. A stream error of the peer ends
 //     the stream; so do an element of a feature that is not offered now, and an unknown
 //     element.
@@ -275,6 +276,10 @@ func (st streamReader) header(e xmlstream.Element) {
 //     routed nor stored.
 func (st streamReader) negotiate(e xmlstream.Element) {
 	kind := stanza.KindOf(e)
+	if x := st.exclusive(); x != xmlstream.None && e.Name().Space != x && !e.Is(nameStreamErr) {
+		st.Close(ErrPolicyViolation)
+		return
+	}
 	if kind == stanza.Nonza {
 		if f := st.Negotiation().feature(e, e, false); f != nil {
 			f.Handle(st.Negotiation(), e)

@@ -27,9 +27,11 @@ type userCmd struct {
 	Del    userDel    `cmd:"" help:"Delete an account and everything stored for it."`
 	List   userList   `cmd:"" help:"List the accounts of one domain, or of all."`
 	Show   userShow   `cmd:"" help:"Show one account."`
-	Ban    userBan    `cmd:"" help:"Keep an account from logging in; its sessions end."`
+	Ban    userBan    `cmd:"" help:"Keep an account from logging in; its sessions and tokens end."`
 	Unban  userUnban  `cmd:"" help:"Let an account log in again."`
 	Import userImport `cmd:"" help:"Add accounts from lines of jid<TAB>password."`
+
+	Clients userClients `cmd:"" help:"List the clients of an account, or sign one out."`
 }
 
 // password has the flags of commands that set a password.
@@ -356,6 +358,9 @@ func ban(r *run, text string, on bool) error {
 			return err
 		}
 		if on {
+			if err := r.revokeClients(db, j); err != nil {
+				return fmt.Errorf("%s is banned, but its tokens could not be deleted: %w: try again", j, err)
+			}
 			r.endSessions(j, &session.StreamError{Condition: "policy-violation", Text: "the account is disabled"})
 		}
 		return nil

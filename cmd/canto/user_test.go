@@ -54,6 +54,13 @@ keys     SCRAM-SHA-512, 10000 iterations
 			is("", "push", "list", "romeo@example.org")
 			is(`\[\]\n`, "push", "list", "romeo@example.org", "--json")
 			s.fails(exitFailed, `no-such@example.org`, "push", "list", "no-such@example.org")
+			is("", "user", "clients", "romeo@example.org")
+			is(`\[\]\n`, "user", "clients", "romeo@example.org", "--json")
+			s.fails(exitFailed, `no-such@example.org: account not found`, "user", "clients", "no-such@example.org")
+			s.fails(exitFailed, `romeo@example.org has no client d4565fa7-4d72-4749-b3d3-740edbf87770`, "user",
+				"clients", "romeo@example.org", "--revoke", "D4565FA7-4d72-4749-b3d3-740edbf87770")
+			s.fails(exitUsage, `"phone" is no id of a client`, "user", "clients", "romeo@example.org", "--revoke",
+				"phone")
 			is("", "user", "passwd", "romeo@example.org", "--password", "y")
 			is("", "user", "del", "nurse@example.org")
 			is("juliet@example.org\nromeo@example.org\n", "user", "list")

@@ -67,9 +67,11 @@ func Open(t *store.TableRegistry) (*Archive, error) {
 type Summary struct {
 	First, Last       stanzaid.ID // the ids of the oldest and the newest row; 0: the archive is empty
 	FirstSeq, LastSeq uint64      // their numbers; of an empty archive the numbers of the last row that it had
-	Before, Total     uint64      // the bytes before the oldest row, and up to the newest
-	with              uint64      // the hash of the bare JID of the newest row
-	failures          uint64      // Batch.Failures when the last entry of the index was added
+	// FirstSkew and LastSkew are the Skew of these rows.
+	FirstSkew, LastSkew int64
+	Before, Total       uint64 // the bytes before the oldest row, and up to the newest
+	with                uint64 // the hash of the bare JID of the newest row
+	failures            uint64 // Batch.Failures when the last entry of the index was added
 }
 
 // Count returns the number of rows.
@@ -88,10 +90,11 @@ func (a *Archive) Load(r store.Reader, owner uint64) (s Summary, err error) {
 	for _, reverse := range []bool{true, false} {
 		err = a.rows.Scan(r, owner, 0, math.MaxUint64, 1, reverse, func(id uint64, row Row) bool {
 			if reverse {
-				s.Last, s.LastSeq, s.Total = stanzaid.ID(id), row.Seq, row.Total
+				s.Last, s.LastSeq, s.Total, s.LastSkew = stanzaid.ID(id), row.Seq, row.Total, row.Skew
 				s.with = hashOf(bareOf(row.With))
 			} else {
 				s.First, s.FirstSeq, s.Before = stanzaid.ID(id), row.Seq, row.Total-uint64(len(row.Element))
+				s.FirstSkew = row.Skew
 			}
 			return false
 		})
@@ -117,8 +120,9 @@ func (a *Archive) Append(b *store.Batch, owner uint64, s *Summary, id stanzaid.I
 	}
 	if s.Last == 0 {
 		s.First, s.FirstSeq, s.Before = id, s.LastSeq, s.Total-uint64(len(r.Element))
+		s.FirstSkew = r.Skew
 	}
-	s.Last, s.with = id, hash
+	s.Last, s.LastSkew, s.with = id, r.Skew, hash
 	r.Seq, r.Total = s.LastSeq, s.Total
 	a.rows.Append(b, owner, uint64(id), r)
 }
@@ -339,5 +343,6 @@ func (a *Archive) Trim(b *store.Batch, owner uint64, s *Summary, first stanzaid.
 	}
 	rows = row.Seq - s.FirstSeq
 	s.First, s.FirstSeq, s.Before = first, row.Seq, row.Total-uint64(len(row.Element))
+	s.FirstSkew = row.Skew
 	return rows
 }

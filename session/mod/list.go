@@ -11,12 +11,14 @@ import (
 	"canto/session"
 	"canto/session/mod/archive"
 	"canto/session/mod/bind"
+	"canto/session/mod/bind2"
 	"canto/session/mod/blocklist"
 	"canto/session/mod/carbons"
 	"canto/session/mod/contact"
 	"canto/session/mod/csi"
 	"canto/session/mod/disco"
 	"canto/session/mod/entitytime"
+	"canto/session/mod/fast"
 	"canto/session/mod/iq"
 	"canto/session/mod/lastactivity"
 	"canto/session/mod/legacysession"
@@ -29,6 +31,7 @@ import (
 	"canto/session/mod/push"
 	"canto/session/mod/register"
 	"canto/session/mod/roster"
+	"canto/session/mod/sasl2"
 	"canto/session/mod/saslauth"
 	"canto/session/mod/sm"
 	"canto/session/mod/stanzaids"
@@ -45,6 +48,7 @@ var All = []session.Manifest{
 	starttls.Manifest,
 	saslauth.Manifest,
 	sm.Manifest, // offered before binding, as a session is resumed before one is bound
+	sasl2.Manifest,
 	bind.Manifest,
 	legacysession.Manifest,
 	roster.Manifest,
@@ -59,6 +63,8 @@ var All = []session.Manifest{
 	archive.Manifest, // it records what the modules before it have done
 	offline.Manifest, // it keeps in the archive, if there is one
 	csi.Manifest,
+	bind2.Manifest, // it reads the archive
+	fast.Manifest,
 	contact.Manifest,
 	limits.Manifest,
 	ping.Manifest,

@@ -30,6 +30,9 @@ type Client struct {
 	// client says so ("y", RFC 5802 section 6), which a man in the middle that stripped the offer can't undo.
 	ServerPlus bool
 	Rand       io.Reader // for the nonce
+	// Advertised is what the client was offered: see [Advertised]. If it is not empty, and the server says
+	// what it has offered (XEP-0474), Next returns [ErrDowngrade] if that is something else.
+	Advertised string
 	// MinIterations, if not 0, is the smallest iteration count that the client accepts. MaxIterations bounds
 	// the work that the server can cause; by default 1,000,000.
 	MinIterations, MaxIterations int
@@ -141,6 +144,11 @@ func (c *Client) Next(text []byte) ([]byte, error) {
 		return nil, fmt.Errorf("%w: %d iterations", ErrProtocol, iterations)
 	}
 	h := c.Mechanism.Hash()
+	for _, a := range attrs[3:] {
+		if v, ok := strings.CutPrefix(a, "h="); ok && c.Advertised != "" && v != advertisedHash(h, c.Advertised) {
+			return nil, ErrDowngrade
+		}
+	}
 	if c.Salted.Hash != h || c.Salted.Iterations != iterations || string(c.Salted.Salt) != string(salt) {
 		password, err := PreparePassword(c.Password.Reveal())
 		if err != nil {

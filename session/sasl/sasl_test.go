@@ -416,3 +416,139 @@ func FuzzSASLprep(f *testing.F) {
 		}
 	})
 }
+
+// XEP-0474 section 5.2, the example: the text of an offer, and its hash with SHA-1.
+func TestAdvertised(t *testing.T) {
+	s := Advertised([]string{"SCRAM-SHA-1-PLUS", "SCRAM-SHA-1"},
+		[]string{"tls-server-end-point", "tls-exporter"})
+	if s != "SCRAM-SHA-1\x1eSCRAM-SHA-1-PLUS\x1ftls-exporter\x1etls-server-end-point" {
+		t.Errorf("%q", s)
+	}
+	if h := advertisedHash(SHA1, s); h != "G6k/rBLDqgOhRRaCuuatSDFkJ08=" {
+		t.Error(h)
+	}
+	if s := Advertised([]string{"PLAIN"}, nil); s != "PLAIN" {
+		t.Errorf("without bindings: %q", s)
+	}
+}
+
+// K74: a client that was shown another offer than the server has made finds that out, whichever part of it
+// was changed, and whatever the hash function is.
+func TestAttackK74Downgrade(t *testing.T) {
+	keys, err := DeriveKeys([]byte("pencil"), MinIterations, bytes.NewReader(make([]byte, 999)), Hashes...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := []string{"SCRAM-SHA-512", "SCRAM-SHA-256", "SCRAM-SHA-1", "SCRAM-SHA-512-PLUS",
+		"SCRAM-SHA-256-PLUS", "SCRAM-SHA-1-PLUS"}
+	kinds := []string{"tls-exporter", "tls-server-end-point"}
+	offer, _ := NewMechanismSet(names...)
+	for _, m := range []Mechanism{ScramSHA1, ScramSHA256, ScramSHA512} {
+		for seen, want := range map[string]error{
+			Advertised(names, kinds):                    nil,
+			"":                                          nil, // a client that does not look
+			Advertised(names[:3], nil):                  ErrDowngrade,
+			Advertised(names[1:], kinds):                ErrDowngrade,
+			Advertised(names, kinds[1:]):                ErrDowngrade,
+			Advertised(names, nil):                      ErrDowngrade,
+			Advertised(append(names, "PLAIN"), kinds):   ErrDowngrade,
+			Advertised(names, append(kinds, "tls-new")): ErrDowngrade,
+		} {
+			x := NewExchange(&Config{Offer: offer, Domain: "localhost", Secure: true, FakeKey: fakeKey,
+				Rand: bytes.NewReader(make([]byte, 99)), Advertised: Advertised(names, kinds)})
+			c := &Client{Mechanism: m, Username: "user", Password: SecretString("pencil"),
+				Rand: bytes.NewReader(make([]byte, 99)), Advertised: seen}
+			first, err := c.Start()
+			if err != nil {
+				t.Fatal(err)
+			}
+			x.Start(m.String(), first)
+			final, err := c.Next(x.UserFound(Credentials{Keys: keys}).Data)
+			if !errors.Is(err, want) || want != nil && final != nil {
+				t.Errorf("%v, %q: %v", m, seen, err)
+			}
+			if want == nil && x.Next(final).Kind != Done {
+				t.Errorf("%v, %q: the login fails", m, seen)
+			}
+		}
+	}
+}
+
+// XEP-0480: an upgrade makes the key that the password has.
+func TestUpgrade(t *testing.T) {
+	for _, h := range Upgrades {
+		name := UpgradeName(h)
+		if got, ok := ParseUpgrade(name); !ok || got != h {
+			t.Errorf("%s: %v %v", name, got, ok)
+		}
+		u, err := NewUpgrade(h, bytes.NewReader(bytes.Repeat([]byte{7}, 99)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		salted, err := saltPassword(h, SecretString("pencil"), u.Salt, u.Iterations)
+		if err != nil {
+			t.Fatal(err)
+		}
+		k, err := u.Key([]byte(base64.StdEncoding.EncodeToString(salted.Password.Reveal())))
+		if want := salted.key(nil); err != nil || !k.StoredKey.Equal(want.StoredKey) ||
+			!k.ServerKey.Equal(want.ServerKey) || k.Iterations != DefaultIterations || k.Hash != h {
+			t.Errorf("%s: %+v %v", name, k, err)
+		}
+		for _, bad := range []string{"", "=", "AA==", "!", strings.Repeat("A", 200)} {
+			if _, err := u.Key([]byte(bad)); err != ErrUpgrade {
+				t.Errorf("%s, %q: %v", name, bad, err)
+			}
+		}
+	}
+	for _, bad := range []string{"", "UPGR-", "SCRAM-SHA-256", "UPGR-SCRAM-SHA-1", "UPGR-SCRAM-SHA-256-PLUS",
+		"UPGR-PLAIN", "UPGR-SCRAM-SHA-384"} {
+		if _, ok := ParseUpgrade(bad); ok {
+			t.Errorf("%q is an upgrade", bad)
+		}
+	}
+}
+
+// What a client sends with a token never makes ParseTokenMessage panic, and is read as it was written.
+func FuzzTokenMessage(f *testing.F) {
+	for _, s := range []string{"", "=", "AA==", "cm9tZW8A", "!"} {
+		f.Add([]byte(s))
+	}
+	f.Add(AppendTokenMessage("romeo", TokenNone.InitiatorMAC(SecretString("x"), ChannelBinding{})))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		m, c := ParseTokenMessage(text)
+		if c == NoCondition && string(AppendTokenMessage(m.User, m.Proof)) != string(text) {
+			t.Errorf("%q is read as %q", text, m.User)
+		}
+	})
+}
+
+// A token is proved by the mechanism and the binding that it is for, and no other.
+func TestTokenMechanisms(t *testing.T) {
+	b := ChannelBinding{Exporter: []byte("e"), EndPoint: []byte("p"), Unique: []byte("u")}
+	if got := TokenMechanisms(b); len(got) != 4 || got[0] != TokenExporter || got[3] != TokenNone {
+		t.Errorf("in TLS 1.2: %v", got)
+	}
+	b13 := b
+	b13.TLS13 = true
+	if got := TokenMechanisms(b13); len(got) != 3 {
+		t.Errorf("in TLS 1.3: %v", got)
+	}
+	if got := TokenMechanisms(ChannelBinding{}); len(got) != 1 || got[0] != TokenNone {
+		t.Errorf("without TLS: %v", got)
+	}
+	token := SecretString("token")
+	seen := map[string]bool{}
+	for _, m := range TokenMechanisms(b) {
+		if back, ok := ParseTokenMechanism(m.String()); !ok || back != m {
+			t.Errorf("%v is read as %v", m, back)
+		}
+		seen[string(m.InitiatorMAC(token, b).Reveal())] = true
+		seen[string(m.ResponderMAC(token, b))] = true
+	}
+	if len(seen) != 8 {
+		t.Errorf("%d different proofs of 8", len(seen))
+	}
+	if TokenUnique.OfferedBy(b13) || NoToken.OfferedBy(b) || TokenMechanism(9).OfferedBy(b) {
+		t.Error("a mechanism without its binding is offered")
+	}
+}

@@ -21,6 +21,10 @@ type Config struct {
 	Domain  string         // the prepared name of the host; it does not change once SASL has started
 	Secure  bool           // the stream is encrypted; only the condition of a refused mechanism depends on it
 
+	// Advertised is what the client was offered: see [Advertised]. SCRAM then has the hash of it, by which the
+	// client finds out that the offer was changed on its way (XEP-0474). Empty: there is no such hash.
+	Advertised string
+
 	// FakeKey is the key from which the salts of unknown users are derived. It must survive restarts
 	// (store.Secrets): a salt that changes would show that the user is unknown.
 	FakeKey    Secret
@@ -266,6 +270,9 @@ func (x *Exchange) UserFound(a Credentials) Step {
 	x.nonce += nonce
 	x.serverFirst = "r=" + x.nonce + ",s=" + base64.StdEncoding.EncodeToString(x.key.Salt) + ",i=" +
 		strconv.Itoa(x.key.Iterations)
+	if x.cfg.Advertised != "" {
+		x.serverFirst += ",h=" + advertisedHash(h, x.cfg.Advertised)
+	}
 	x.state = wantFinal
 	return Step{Kind: Challenge, Data: encodeText(x.serverFirst)}
 }

@@ -14,7 +14,7 @@ const kernelPath = "canto/session"
 // shorter: a seam has a user, or it is taken away.
 var unused = strings.Fields(`
 	Account.Attach KindAccount Checked Closing ErrConflict ErrConnectionTimeout
-	ErrHostUnknown ErrInternal ErrInvalidFrom ErrInvalidNamespace ErrInvalidXML
+	ErrHostUnknown ErrInvalidNamespace ErrInvalidXML
 	ErrUnsupportedStanza ErrUnsupportedVersion Flags Hooks.Chains Hooks.Remote Host.Connections MinLoginTimeout
 	MaxLoginInterval MinOutbox MinRate MinStanza MaxLoginTimeout
 	MaxOutbox MaxRateWindow Opening Origin Outbox.Append Run Recipients.Has Recipients.Reset

@@ -127,6 +127,17 @@ func (s *Server) Run(stdin string, args ...string) {
 	}
 }
 
+// Output runs another command of the program while the server runs, and returns what it prints. A failure
+// ends the test.
+func (s *Server) Output(args ...string) string {
+	s.T.Helper()
+	out, err := s.command(args...).Output()
+	if err != nil {
+		s.T.Fatalf("canto %v: %v: %s", args, err, out)
+	}
+	return string(out)
+}
+
 // Stop ends the process with a signal and waits for it. A second call does nothing.
 func (s *Server) Stop(sig syscall.Signal) {
 	if s.Cmd.ProcessState == nil {

@@ -303,3 +303,16 @@ func (m *Service) appendEnd(a *xmlstream.Appender, name xmlstream.Name, owner ui
 	a.Open(name).AttrBytes(stanza.AttrID, m.ids.Append(text[:0], owner, it.ID))
 	a.Attr(attrTimestamp, stamp(it.Row.Time(it.ID))).Close()
 }
+
+// AppendMetadata appends the ids and times of the oldest and the newest row of the archive of acc, as it is
+// now (XEP-0386 section 3.2). Under the account's lock.
+func (m *Service) AppendMetadata(acc *session.Account, a *xmlstream.Appender) {
+	a.Open(metadataName)
+	if s := part.Get(acc); s != nil && s.sum.Last != 0 {
+		m.appendEnd(a, startName, acc.ID(), &archive.Item{ID: s.sum.First,
+			Row: archive.Row{Skew: s.sum.FirstSkew}})
+		m.appendEnd(a, endName, acc.ID(), &archive.Item{ID: s.sum.Last,
+			Row: archive.Row{Skew: s.sum.LastSkew}})
+	}
+	a.Close()
+}

@@ -82,6 +82,8 @@ func (m *module) Load(api *session.API) error {
 		h.OnIQ(api.Module, true, name, refuse, session.ToBare)
 	}
 	h.Absent.Add(api.Module, session.Deliver, refuseAbsent)
+	h.Inline = append(h.Inline, session.InlineFeature{Module: api.Module, Name: enableName,
+		Place: session.InlineSession, Begin: begin})
 	api.Advertise(ns)
 	return nil
 }
@@ -100,6 +102,11 @@ func refuseAbsent(ev *session.Stanza) session.Verdict {
 func set(ev *session.Stanza, on bool) session.Verdict {
 	enabled.Set(ev.Session, on)
 	return ev.Reply(nil)
+}
+
+// begin makes a new session get copies from its start (XEP-0386 section 3.2); there is no answer.
+func begin(_ *session.InlineLogin, s *session.Session, _ xmlstream.Element, _ *xmlstream.Appender) {
+	enabled.Set(s, true)
 }
 
 // refuse answers a request for another account (XEP-0280 section 4.1).

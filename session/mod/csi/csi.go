@@ -72,11 +72,20 @@ func (module) Load(api *session.API) error {
 				st.Session().Outbox(func(o session.Outbox) { set(o, e.Is(activeName)) })
 			},
 		})
+	for _, name := range []xmlstream.Name{activeName, inactiveName} {
+		api.Hooks.Inline = append(api.Hooks.Inline, session.InlineFeature{Module: api.Module, Name: name,
+			Place: session.InlineSession, Begin: begin})
+	}
 	api.Hooks.Outgoing.Add(api.Module, session.Deliver, hold)
 	api.Hooks.Resumed.Add(api.Module, session.Deliver, func(_ *session.LoopRouter, s *session.Session) {
 		s.Outbox(func(o session.Outbox) { set(o, true) })
 	})
 	return nil
+}
+
+// begin records the state with which a session begins (XEP-0386 section 3.2).
+func begin(_ *session.InlineLogin, s *session.Session, e xmlstream.Element, _ *xmlstream.Appender) {
+	s.Outbox(func(o session.Outbox) { set(o, e.Is(activeName)) })
 }
 
 // set records whether the client is active. An active client gets what was held back (XEP-0352 section 5.1).

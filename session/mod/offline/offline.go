@@ -48,6 +48,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"math"
 	"slices"
 	"time"
 
@@ -204,6 +205,7 @@ func (m *module) Load(api *session.API) error {
 		api.Hooks.Message[t].Add(api.Module, session.Record, m.recordCopies)
 	}
 	api.Hooks.Available.Add(api.Module, session.Deliver, m.startReplay)
+	api.Hooks.BoundInline.Add(api.Module, session.Deliver, m.leaveToArchive)
 	api.Hooks.Unsent.Add(api.Module, session.Deliver, m.storeUnsent)
 	api.Hooks.Unbound.Add(api.Module, session.Deliver, m.unbound)
 	api.Hooks.Resumed.Add(api.Module, session.Deliver, m.resumed)
@@ -219,6 +221,52 @@ func (m *module) load(snap *store.Snapshot, acc session.EntityRef) (*backlog, er
 		return nil, err
 	}
 	return &k, nil
+}
+
+// leaveToArchive moves the cursor behind what waits in the archive: the client of a session that Bind 2 has
+// made gets it from there (XEP-0386 section 3.2). What waits in the table alone is delivered as ever. It is
+// the BoundInline hook. Under the account's lock.
+func (m *module) leaveToArchive(l *session.LoopRouter, s *session.Session) {
+	a := s.Account()
+	if k := part.Get(a); m.archive == nil || k == nil || k.count == 0 || k.from == 0 || m.db.Full() != nil {
+		return
+	}
+	k := part.Mutable(a)
+	k.from = 0
+	b := m.db.NewBatch(a.ID())
+	m.writeCursor(b, a, k)
+	a.MarkUncommitted(l, session.Ticket(m.db.Commit(b)))
+	m.recount(l, a, k)
+}
+
+// recount counts on a worker what waits in the table, after the rows of the archive were left out. A replay
+// that begins meanwhile does the same at its end, so then, and if messages were stored meanwhile, recount
+// changes nothing. Under the lock of a.
+func (m *module) recount(l *session.LoopRouter, a *session.Account, k *backlog) {
+	h, bare, id, changes, after := a.Host(), a.JID(), a.ID(), k.changes, store.Ticket(a.Ticket())
+	count, bytes := 0, 0
+	l.RunOnWorker(h, reactor.Disk, func() error {
+		m.db.Wait(context.Background(), after)
+		snap := m.db.Snapshot()
+		defer snap.Close()
+		return m.rows.Scan(snap, id, firstVersionEnd, math.MaxUint64, 0, false, func(_ uint64, w waitingRow) bool {
+			count, bytes = count+1, bytes+len(w.el)
+			return true
+		})
+	}, func(l *session.LoopRouter, err error) {
+		if err != nil {
+			return
+		}
+		l.WithAccount(h, bare, func(l *session.LoopRouter, a *session.Account, exists bool, err error) {
+			if err != nil || !exists || part.Get(a) != k || k.changes != changes || k.from != 0 ||
+				activeReplay(a) != nil {
+				return
+			}
+			k.count, k.bytes = count, bytes
+			b := m.db.NewBatch(a.ID())
+			m.finishErase(l, a, k, b)
+		})
+	})
 }
 
 // oldest returns the oldest row of the archive of a that waits; 0 if there is none. Under the lock of a.

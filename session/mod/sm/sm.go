@@ -145,6 +145,12 @@ func (m *module) Load(api *session.API) error {
 		},
 		Handle: m.handle,
 	})
+	h.Inline = append(h.Inline,
+		session.InlineFeature{Module: api.Module, Name: resumeName, Place: session.InlineResume,
+			Offer:  func(_ session.Negotiation, a *xmlstream.Appender) { a.Open(featureName).Close() },
+			Handle: m.resumeInline},
+		session.InlineFeature{Module: api.Module, Name: enableName, Place: session.InlineSession,
+			Begin: m.enableInline})
 	h.Hibernate.Add(api.Module, session.Deliver, m.hibernate)
 	h.Hibernated.Add(api.Module, session.Deliver, m.hibernated)
 	h.Unsent.Add(api.Module, session.Guard, dropEphemeral)
@@ -189,8 +195,13 @@ func sendAnswer(st *session.Stream, n uint32) {
 // fail answers an element with <failed/>.
 func fail(st session.Negotiation, c stanza.Condition) {
 	a := st.LoopRouter().Appender()
-	a.Open(failedName).Open(xmlstream.N(stanza.NSStanzas, c.String())).Close().Close()
+	appendFailed(a, c)
 	st.Send(a.B)
+}
+
+// appendFailed appends <failed/>.
+func appendFailed(a *xmlstream.Appender, c stanza.Condition) {
+	a.Open(failedName).Open(xmlstream.N(stanza.NSStanzas, c.String())).Close().Close()
 }
 
 // acknowledge handles <a/>: the client has handled so many stanzas. One that acknowledges more than it was
@@ -248,6 +259,15 @@ func (m *module) enable(st session.Negotiation, e xmlstream.Element) {
 	m.enabled.Add(1)
 }
 
+// enableInline handles <enable/> within the binding of s (XEP-0198 section 9.1).
+func (m *module) enableInline(_ *session.InlineLogin, s *session.Session, e xmlstream.Element,
+	a *xmlstream.Appender) {
+	t := m.terms(e)
+	appendEnabled(a, t)
+	s.Outbox(func(o session.Outbox) { o.Manage(t) })
+	m.enabled.Add(1)
+}
+
 // terms returns the terms that <enable/> gets.
 func (m *module) terms(e xmlstream.Element) *session.Terms {
 	t := &session.Terms{Request: request}
@@ -270,55 +290,87 @@ func appendEnabled(a *xmlstream.Appender, t *session.Terms) {
 	a.Close()
 }
 
-// resume handles <resume/> on a stream that has logged in and bound nothing (XEP-0198 section 5). A session
-// that is not of this account is not found, as one that does not exist. The client may bind then.
+// A resumption is one <resume/>: as an element of its own, or within a login by SASL2.
+type resumption struct {
+	m      *module
+	st     session.Negotiation
+	inline *session.InlineLogin // nil: an element of its own
+	previd string
+	h      uint32 // what the client has handled
+}
+
+// resume handles <resume/> on a stream that has logged in and bound nothing (XEP-0198 section 5).
 func (m *module) resume(st session.Negotiation, e xmlstream.Element) {
-	id, _ := e.Attr(attrPrevID)
-	h, ok := numberOf(e, attrH)
-	switch {
-	case st.Session() != nil:
+	if st.Session() != nil {
 		fail(st, stanza.UnexpectedRequest)
 		return
-	case !ok || len(id) == 0:
-		fail(st, stanza.BadRequest)
+	}
+	(&resumption{m: m, st: st}).begin(e)
+}
+
+// resumeInline handles <resume/> within a login (XEP-0198 section 9.2).
+func (m *module) resumeInline(l *session.InlineLogin, e xmlstream.Element) {
+	(&resumption{m: m, st: l.Stream(), inline: l}).begin(e)
+}
+
+// begin looks for the session, and takes it over. A session that is not of this account is not found, as one
+// that does not exist. The client may bind then. On the stream's loop, under no lock.
+func (r *resumption) begin(e xmlstream.Element) {
+	id, _ := e.Attr(attrPrevID)
+	h, ok := numberOf(e, attrH)
+	if !ok || len(id) == 0 {
+		r.refuse(stanza.BadRequest)
 		return
 	}
-	previd := string(id)
-	refuse := func(c stanza.Condition) {
-		m.refused.Add(1)
-		fail(st, c)
-	}
-	st.Bind(func(a *session.Account, exists bool, err error) {
-		switch {
+	r.previd, r.h = string(id), h
+	r.st.Bind(func(a *session.Account, exists bool, err error) {
+		switch s := find(a, r.previd); {
 		case err != nil:
-			refuse(stanza.ResourceConstraint)
-			return
+			r.refuse(stanza.ResourceConstraint)
 		case !exists:
-			st.Close(session.ErrNotAuthorized)
+			r.st.Close(session.ErrNotAuthorized)
+		case s == nil:
+			r.refuse(stanza.ItemNotFound)
+		default:
+			r.st.TakeOver(s, r.takenOver)
+		}
+	})
+}
+
+// takenOver is called when the session hibernates, and everything that its streams have accepted is settled:
+// handled stanzas are. Under no lock.
+func (r *resumption) takenOver(handled uint32) {
+	r.st.Bind(func(a *session.Account, exists bool, err error) {
+		// It may have ended meanwhile, or another stream may have resumed it.
+		if s := find(a, r.previd); err == nil && exists && s != nil && !s.Connected() {
+			r.finish(a, s, handled)
 			return
 		}
-		s := find(a, previd)
-		if s == nil {
-			refuse(stanza.ItemNotFound)
-			return
-		}
-		st.TakeOver(s, func(handled uint32) {
-			st.Bind(func(a *session.Account, exists bool, err error) {
-				// It may have ended meanwhile, or another stream may have resumed it.
-				if s := find(a, previd); err == nil && exists && s != nil && !s.Connected() {
-					m.finish(st, a, s, previd, h, handled, refuse)
-					return
-				}
-				refuse(stanza.ItemNotFound)
-			})
+		r.refuse(stanza.ItemNotFound)
+	})
+}
+
+// refuse answers <failed/>. Any lock may be held.
+func (r *resumption) refuse(c stanza.Condition) {
+	r.m.refused.Add(1)
+	if r.inline == nil {
+		fail(r.st, c)
+		return
+	}
+	l := r.st.LoopRouter()
+	l.Loop.Post(func() { // the login goes on under no lock
+		l.Enter(func() {
+			a := l.Appender()
+			appendFailed(a, c)
+			r.inline.Add(a.B)
+			r.inline.Continue()
 		})
 	})
 }
 
-// finish gives s, which hibernates, to st. h is what the client has handled, handled what the server has.
-// Under the account's lock, on the loop of st.
-func (m *module) finish(st session.Negotiation, a *session.Account, s *session.Session, previd string,
-	h, handled uint32, refuse func(c stanza.Condition)) {
+// finish gives s, which hibernates, to the stream. Under the account's lock, on the loop of the stream.
+func (r *resumption) finish(a *session.Account, s *session.Session, handled uint32) {
+	l := r.st.LoopRouter()
 	var sent uint32
 	whole := false
 	s.Outbox(func(o session.Outbox) {
@@ -326,23 +378,30 @@ func (m *module) finish(st session.Negotiation, a *session.Account, s *session.S
 		_, _, whole = o.Unacknowledged()
 	})
 	switch {
-	case session.Rewind(st.LoopRouter(), s, h):
+	case session.Rewind(l, s, r.h):
 	case !whole:
-		a.ExpireSession(st.LoopRouter(), s)
-		refuse(stanza.ItemNotFound)
+		a.ExpireSession(l, s)
+		r.refuse(stanza.ItemNotFound)
 		return
 	default:
-		st.Close(tooHigh(h, sent))
+		r.st.Close(tooHigh(r.h, sent))
 		return
 	}
-	ap := st.LoopRouter().Appender()
-	ap.Open(resumedName).Attr(attrPrevID, previd).Attr(attrH, strconv.FormatUint(uint64(handled), 10)).Close()
-	st.Send(ap.B)
-	if !a.Resume(st, s) {
-		st.Close(session.ErrReset) // it was ended just now
-		return
+	ap := l.Appender()
+	ap.Open(resumedName).Attr(attrPrevID, r.previd).Attr(attrH, strconv.FormatUint(uint64(handled), 10)).Close()
+	if r.inline != nil {
+		if !r.inline.Resumed(a, s, ap.B) {
+			r.refuse(stanza.ItemNotFound)
+			return
+		}
+	} else {
+		r.st.Send(ap.B)
+		if !a.Resume(r.st, s) {
+			r.st.Close(session.ErrReset) // it was ended just now
+			return
+		}
 	}
-	m.resumed.Add(1)
+	r.m.resumed.Add(1)
 }
 
 // find returns the session of a that may be resumed with id; nil if there is none. Under the account's lock.

@@ -1,0 +1,9 @@
+package bind2_test
+
+import (
+	"testing"
+
+	"canto/session/sessiontest"
+)
+
+func TestConversations(t *testing.T) { sessiontest.Run(t, "testdata", sessiontest.Options{}) }
