@@ -17,14 +17,6 @@ func (out Outbox) Terms() *Terms {
 	return nil
 }
 
-// SentCount returns the number of the last stanza that was sent: they are counted from 1, modulo 2^32.
-func (out Outbox) SentCount() uint32 {
-	if m := out.management(); m != nil {
-		return m.sent
-	}
-	return 0
-}
-
 // Hibernations returns how often the session has begun to hibernate since Manage.
 func (out Outbox) Hibernations() uint32 {
 	if m := out.management(); m != nil {
@@ -34,18 +26,22 @@ func (out Outbox) Hibernations() uint32 {
 }
 
 // Acknowledge notes that the client has handled the stanzas up to number h, and asks for more if some are
-// left. It returns false, and changes nothing, if so many were not sent.
-func (out Outbox) Acknowledge(h uint32) (ok bool) {
+// left. It returns false, and changes nothing, if so many were not sent. sent is the number of the last
+// stanza that was sent: they are counted from 1, modulo 2^32.
+func (out Outbox) Acknowledge(h uint32) (sent uint32, ok bool) {
 	m := out.management()
-	if m == nil || h-m.acked > m.sent-m.acked {
-		return false
+	switch {
+	case m == nil:
+		return 0, false
+	case h-m.acked > m.sent-m.acked:
+		return m.sent, false
 	}
 	m.drop(h - m.acked)
 	m.requested = false
 	if m.acked != m.sent && !out.s.hibernating() && out.s.ending == notEnded {
 		m.requested = out.s.wire.Send(m.terms.Request)
 	}
-	return true
+	return m.sent, true
 }
 
 // Unacknowledged returns how many stanzas were sent and not acknowledged, and the bytes that are kept of
@@ -61,14 +57,17 @@ func (out Outbox) Unacknowledged() (count, size int, whole bool) {
 
 // Rewind puts what the client has not acknowledged back in front of the queue: [Account.Resume] sends it
 // again. h is what the client of the new stream has handled. It returns false, and changes nothing, if so
-// many were not sent, or if the session can't be resumed. The session hibernates. Under the account's lock,
-// on the loop of l.
-func Rewind(l *LoopRouter, s *Session, h uint32) (ok bool) {
+// many were not sent, which sent says, or if the session can't be resumed. The session hibernates. Under the
+// account's lock, on the loop of l.
+func Rewind(l *LoopRouter, s *Session, h uint32) (sent uint32, ok bool) {
 	out := s.lockOutbox()
 	defer out.unlock()
 	m := out.management()
-	if m == nil || h-m.acked > m.sent-m.acked || m.overflowed && h != m.sent {
-		return false
+	switch {
+	case m == nil:
+		return 0, false
+	case h-m.acked > m.sent-m.acked || m.overflowed && h != m.sent:
+		return m.sent, false
 	}
 	m.drop(h - m.acked)
 	list := m.take(l)
@@ -78,7 +77,7 @@ func Rewind(l *LoopRouter, s *Session, h uint32) (ok bool) {
 	for _, e := range list {
 		o.queuedBytes += len(e.bytes)
 	}
-	return true
+	return m.sent, true
 }
 
 // isManaged reports whether Outbox.Manage was called for s.

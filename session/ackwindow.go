@@ -48,7 +48,7 @@ func (st *Stream) Settled() uint32 {
 // unsettled: at once, or later, but not later than within ticks from now. One call waits at a time: of others
 // meanwhile there are none. f should be made once, for all streams. It does nothing if st is not tracked, and
 // f is not called if st ends. On the stream's loop.
-func (st *Stream) WhenSettled(within reactor.Tick, f func(st *Stream, n uint32)) {
+func WhenSettled(st *Stream, within reactor.Tick, f func(st *Stream, n uint32)) {
 	d := st.loop.ackWindows[st.id]
 	switch {
 	case d == nil:

@@ -532,7 +532,7 @@ func (out Outbox) accepts() bool {
 }
 
 // takeUnsent empties the log, the queue and the deferred elements, and returns those that no other session
-// of the account has: what was sent and not acknowledged first, then the queue, then the deferred ones. Copies
+// of the account has: what was sent and not acknowledged first, the queue, the deferred ones. Copies
 // of messages that wait in the store are dropped: the next device gets the messages. The caller routes or
 // answers those that have a sender; what the server itself originated is dropped. Sources stay: see
 // endSources. Under the account's lock, on the loop of l; it takes the outbox lock.

@@ -347,7 +347,7 @@ type ackWindow struct {
 	// not counted. waiters are called when all entries of a closed window are settled.
 	closed, cut bool
 	waiters     []func()
-	// answer waits for the settling of all entries, until the tick answerBy: see Stream.WhenSettled. armed: a
+	// answer waits for the settling of all entries, until the tick answerBy: see WhenSettled. armed: a
 	// timer runs.
 	answer   func(st *Stream, n uint32)
 	answerBy reactor.Tick

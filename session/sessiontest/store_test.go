@@ -137,6 +137,7 @@ var notSwapped = map[string]string{
 	"push/push":     "what waits to be pushed, and a push without an answer, are in memory only",
 	"asker/ask":     "a request without an answer is in memory only",
 	"roster/roster": "it names a version of the roster that another start does not give",
+	"sm/inline":     "the client is inactive, which another kernel does not know: its stream is resumed",
 	"sm/expiry":     "it names the time of an id, which another start draws from its own lease",
 }
 

@@ -172,7 +172,7 @@ func (m *module) handle(st session.Negotiation, e xmlstream.Element) {
 			fail(st, stanza.UnexpectedRequest)
 			return
 		}
-		st.WhenSettled(answerTicks, sendAnswer)
+		session.WhenSettled(st.Stream, answerTicks, sendAnswer)
 	default:
 		m.acknowledge(st, e)
 	}
@@ -217,7 +217,7 @@ func (m *module) acknowledge(st session.Negotiation, e xmlstream.Element) {
 		return
 	}
 	var sent uint32
-	st.Session().Outbox(func(o session.Outbox) { ok, sent = o.Acknowledge(h), o.SentCount() })
+	st.Session().Outbox(func(o session.Outbox) { sent, ok = o.Acknowledge(h) })
 	if !ok {
 		st.Close(tooHigh(h, sent))
 	}
@@ -371,14 +371,10 @@ func (r *resumption) refuse(c stanza.Condition) {
 // finish gives s, which hibernates, to the stream. Under the account's lock, on the loop of the stream.
 func (r *resumption) finish(a *session.Account, s *session.Session, handled uint32) {
 	l := r.st.LoopRouter()
-	var sent uint32
 	whole := false
-	s.Outbox(func(o session.Outbox) {
-		sent = o.SentCount()
-		_, _, whole = o.Unacknowledged()
-	})
-	switch {
-	case session.Rewind(l, s, r.h):
+	s.Outbox(func(o session.Outbox) { _, _, whole = o.Unacknowledged() })
+	switch sent, ok := session.Rewind(l, s, r.h); {
+	case ok:
 	case !whole:
 		a.ExpireSession(l, s)
 		r.refuse(stanza.ItemNotFound)
