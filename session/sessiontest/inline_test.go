@@ -122,7 +122,7 @@ func TestAttackK72InlineResume(t *testing.T) {
 	}
 	// Without a bind the stream has no session: the ping, which came too early, is answered with an error.
 	_, got = login("none", "<resume xmlns='urn:x-resume' previd='none'/>")
-	order(got, "<success ", ">romeo@localhost<", "<failed ", "</success>", "<stream:features><bind ",
+	order(got, "<success ", ">romeo@localhost<", "<failed ", "</success>", "<stream:features>", "<bind ",
 		"service-unavailable")
 	// A connection that ends while the handler waits.
 	c := s.Dial("gone", 1)
