@@ -160,9 +160,8 @@ func TestStoredMessages(t *testing.T) {
 	}
 }
 
-// The stanzas deferred for an inactive client have a limit: beyond it they are sent, and the session goes
-// on.
-func TestDeferredPresenceHasALimit(t *testing.T) {
+// Attack K94: what waits for an inactive client has a limit: beyond it it is sent, and the session goes on.
+func TestAttackK94(t *testing.T) {
 	s, juliet, c := friends(t, 80)
 	juliet.Send("<inactive xmlns='urn:xmpp:csi:0'/>")
 	got := ""
