@@ -176,9 +176,13 @@ func wasAway(p *pair, h *host, g program) {
 	// withPhone is an absence in which another device of the account hears and sends.
 	withPhone := func() {
 		t.Helper()
-		say(romeo, p.juliet, 5) // waits, and is handed to the phone
+		// It waits, or it is for the session of the program, which the program has not logged out of. So the phone
+		// reads it in the archive.
+		say(romeo, p.juliet, 5)
 		phone = h.witness(t, p.juliet, "phone")
-		phone.hears(t, want[len(want)-1])
+		if all, err := phone.archive(""); err != nil || all[len(all)-1].body != want[len(want)-1] {
+			t.Fatalf("the archive ends with %v, %v", all, err)
+		}
 		later()
 		say(romeo, p.juliet, 5) // to the phone
 		phone.hears(t, want[len(want)-1])

@@ -82,6 +82,9 @@ async function pages(c, max, backwards) {
   }
 }
 
+// With Bind 2 what waits is for the archive, and is not sent (XEP-0386 section 4). Prosody 0.12 has none.
+const sent = process.env.CANTO_INTEROP_PEER === "prosody";
+
 const lines = (name) => [0, 1, 2].map((i) => `${name} 0${i}`);
 
 async function online(c) {
@@ -106,9 +109,11 @@ if (stage === "away") {
 }
 if (stage === "back") {
   const juliet = await online(connect(jjid, jpw));
-  for (const body of lines(names.at(-1))) {
-    const m = await hear(juliet, "direct", body);
-    if (!m.getChild("delay", "urn:xmpp:delay")) fail("no delay in", m);
+  if (sent) {
+    for (const body of lines(names.at(-1))) {
+      const m = await hear(juliet, "direct", body);
+      if (!m.getChild("delay", "urn:xmpp:delay")) fail("no delay in", m);
+    }
   }
   same(await pages(juliet, 4), names.flatMap(lines));
   await juliet.stop();
@@ -159,9 +164,13 @@ await ping(romeo);
 const later = connect(jjid, jpw);
 await later.start();
 await later.send(xml("presence"));
-for (let i = 0; i < 3; i++) {
+for (let i = 0; sent && i < 3; i++) {
   const m = await hear(later, "direct", `waited ${i}`);
   if (!m.getChild("delay", "urn:xmpp:delay")) fail("no delay in", m);
+}
+if (!sent) {
+  await ping(later);
+  same(later.heard.map((m) => m.body), []);
 }
 same(await pages(later, 7), want);
 await later.stop();
