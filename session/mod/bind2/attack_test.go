@@ -7,8 +7,8 @@ import (
 	"canto/session/sessiontest"
 )
 
-// Attack K78: tags and ids of user agents that are too long, or no text, or that are another device's. Tags are
-// cut, ids that are none are refused, and no id grants anything or is shown to another entity.
+// Attack K78: tags and ids of user agents that are too long, or no text, or that are another device's. Tags
+// are cut, ids that are none are refused, and no id grants anything or is shown to another entity.
 func TestAttackK78(t *testing.T) {
 	const id = "d4565fa7-4d72-4749-b3d3-740edbf87770"
 	login := func(s *sessiontest.Server, name, account, agent, tag string) *sessiontest.Client {
