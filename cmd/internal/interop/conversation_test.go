@@ -45,8 +45,10 @@ type member struct {
 	log      []message
 	waiting  []message // came while the archive was read
 	reading  bool      // the archive is read
-	own      []string  // bodies that this device has sent
-	ended    time.Time // when its last connection has ended
+	// paged has the ids of a page of the last catch-up that have not come live besides.
+	paged map[string]bool
+	own   []string  // bodies that this device has sent
+	ended time.Time // when its last connection has ended
 }
 
 // prefix begins each body; the number of the message follows.
@@ -87,6 +89,10 @@ func (m *member) hear(s message) {
 	m.c.mu.Lock()
 	defer m.c.mu.Unlock()
 	s.at = time.Now()
+	if m.paged[s.id] { // it waited, and was in a page of the last catch-up, too
+		delete(m.paged, s.id)
+		return
+	}
 	if m.reading {
 		m.waiting = append(m.waiting, s)
 	} else {
@@ -127,6 +133,13 @@ func (m *member) connect() error {
 				m.log = append(m.log, s)
 			}
 			known[s.id] = true
+		}
+		m.paged = make(map[string]bool)
+		for _, s := range missed {
+			m.paged[s.id] = s.id != ""
+		}
+		for _, s := range m.waiting {
+			delete(m.paged, s.id)
 		}
 		m.waiting, m.reading = nil, false
 		c.mu.Unlock()
