@@ -46,7 +46,7 @@ func (a *Account) endSession(l *LoopRouter, s *Session, why Ending) {
 	if a.sessionIndex(s) < 0 {
 		return
 	}
-	if endingTable[s.setEnding(why)].mayHibernate {
+	if endingTable[s.setEnding(why)].mayHibernate && !l.router.stopping.Load() {
 		kept, ok := askHibernate(l, s)
 		if !ok { // the panic has invalidated the account: it is loaded first, then s ends
 			s.setEnding(hookFailed)
@@ -160,6 +160,45 @@ func runUnsent(l *LoopRouter, s *Session, list []queuedElement) (left []queuedEl
 // ExpireSession ends s, a hibernating session, for the module that has kept it. Under the
 // account's lock.
 func (a *Account) ExpireSession(l *LoopRouter, s *Session) { a.endSession(l, s, expired) }
+
+// Stop ends the sessions that hibernate, because the process is about to stop: what they have not been sent
+// is stored. From now on a session ends with its stream. Call it before the reactor is shut down, which waits
+// for what Stop has begun. Any goroutine.
+func (r *Router) Stop() {
+	r.stopping.Store(true)
+	for _, l := range r.loopRouters {
+		l.Loop.Post(func() { l.Enter(func() { endHibernating(l) }) })
+	}
+}
+
+// endHibernating ends the hibernating sessions of the accounts whose home loop is that of l. On the loop of
+// l.
+func endHibernating(l *LoopRouter) {
+	for i := range shards {
+		for _, e := range l.router.Table.Entities(i, nil) {
+			a := e.account()
+			if a == nil || l.router.homeLoop(e.addr) != l {
+				continue
+			}
+			e.lock(l)
+			found := slices.ContainsFunc(a.sessions, (*Session).hibernating)
+			e.unlock(l)
+			if !found {
+				continue
+			}
+			l.WithAccount(e.host, e.addr, func(l *LoopRouter, a *Account, _ bool, _ error) {
+				if a == nil {
+					return
+				}
+				for _, s := range slices.Clone(a.sessions) {
+					if s.hibernating() {
+						a.endSession(l, s, shutdown)
+					}
+				}
+			})
+		}
+	}
+}
 
 // displaceHibernating ends one hibernating session, the first in the order of binding, to make
 // room for a new one. It returns false if there is none. Under the account's lock.

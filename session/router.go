@@ -39,6 +39,7 @@ type Router struct {
 	AskID func() string
 
 	loopRouters   []*LoopRouter // by index of the loop; set by Start
+	stopping      atomic.Bool   // Stop was called: no session hibernates any more
 	limitsInForce atomic.Pointer[limitSet]
 	streams       atomic.Uint64 // the id of the newest stream
 	asks          atomic.Int64  // requests of entities and hosts that have no answer yet: see ask.go

@@ -142,6 +142,7 @@ func (cmd *serveCmd) Run(r *run) error {
 	s.ready.Store(false)
 	s.log.Info("shutting down")
 	s.shutdownHTTP()
+	s.Router.Stop()
 	end()
 	return <-running
 }

@@ -219,6 +219,8 @@ func (s *Server) FS() vfs.FS { return s.opt.FS }
 func (s *Server) Restart() {
 	s.TB.Helper()
 	s.Settle()
+	s.Router.Stop()
+	s.Settle()
 	s.Net.Shutdown()
 	s.Settle()
 	for i := 0; s.Net.Connections() > 0 && i < 6; i++ { // at most reactor.Config.ShutdownTimeout

@@ -270,7 +270,8 @@ func TestPlusByName(t *testing.T) {
 		s := start(t, "[host.localhost]\nsasl = ["+list+"]\n", "bob@localhost")
 		c, features := s.connect(true, tls.VersionTLS13)
 		var offered []string
-		for _, part := range strings.Split(features, "<mechanism>")[1:] {
+		classic, _, _ := strings.Cut(features, "</mechanisms>") // SASL2 offers tokens besides
+		for _, part := range strings.Split(classic, "<mechanism>")[1:] {
 			m, _, _ := strings.Cut(part, "</mechanism>")
 			offered = append(offered, m)
 		}
