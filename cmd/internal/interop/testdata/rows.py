@@ -4,8 +4,11 @@ With "write" for a query it runs the SQL of its standard input on the database, 
 usage: rows.py FILE SQL|write
 """
 import json
+import os
+import shutil
 import sqlite3
 import sys
+import tempfile
 import urllib.parse
 
 file, sql = sys.argv[1:3]
@@ -13,11 +16,20 @@ if sql == "write":
     with sqlite3.connect(file) as db:
         db.executescript(sys.stdin.read())
     sys.exit()
-try:
-    # A client may be writing: the database is only read, and its owner's log is taken into account.
-    rows = sqlite3.connect("file:%s?mode=ro" % urllib.parse.quote(file), uri=True, timeout=10).execute(sql).fetchall()
-except sqlite3.OperationalError as e:
-    if "unable to open" not in str(e) and "no such table" not in str(e):
-        raise
-    rows = []
+# A client may be writing, and some end if they find their database locked. So a copy of it is read, with the log of what
+# is not in it yet. A copy that was made while it was written may be damaged: the next one is not.
+with tempfile.TemporaryDirectory() as folder:
+    copy = os.path.join(folder, "copy")
+    try:
+        for end in ("", "-wal"):
+            if os.path.exists(file + end):
+                shutil.copyfile(file + end, copy + end)
+        rows = sqlite3.connect("file:%s?mode=rw" % urllib.parse.quote(copy), uri=True).execute(sql).fetchall()
+    except sqlite3.DatabaseError as e:
+        known = "unable to open", "no such table", "malformed", "not a database"
+        if not any(text in str(e) for text in known):
+            raise
+        rows = []
+    except FileNotFoundError:
+        rows = []
 print(json.dumps(rows))
