@@ -270,6 +270,7 @@ func (m *module) Load(api *session.API) error {
 		api.Hooks.Message[t].Add(api.Module, session.Record, m.record)
 	}
 	api.Hooks.Available.Add(api.Module, session.Deliver, m.available)
+	api.Hooks.Resumed.Add(api.Module, session.Deliver, m.available)
 	return nil
 }
 
@@ -410,7 +411,8 @@ func (m *module) record(ev *session.Stanza) session.Verdict {
 	if p == nil || len(p.list) == 0 {
 		return session.Pass
 	}
-	if o := ev.Outcome(); !o.Stored || o.Refused || ev.Again || !ev.Handling().Push {
+	o := ev.Outcome()
+	if o.Refused || ev.Again || !ev.Handling().Push || !o.Stored && !hibernates(ev) {
 		return session.Pass
 	}
 	s := states.Get(ev.Host).get(a.ID(), true)
@@ -431,6 +433,17 @@ func (m *module) record(ev *session.Stanza) session.Verdict {
 	l := ev.LoopRouter()
 	m.arm(l, &a.Entity, s, l.Loop.Tick()+coalesce)
 	return session.Pass
+}
+
+// hibernates reports whether a session that took ev has no connection: its client is asleep (XEP-0198). Under
+// the account's lock.
+func hibernates(ev *session.Stanza) bool {
+	for _, s := range ev.Account().Resources() {
+		if !s.Connected() && ev.DeliveredTo(s) {
+			return true
+		}
+	}
+	return false
 }
 
 // arm makes the timer of an account fire at a tick, or earlier. Under the account's lock.

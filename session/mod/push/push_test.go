@@ -233,6 +233,40 @@ func TestAvailable(t *testing.T) {
 	}
 }
 
+// M-8 (complaints of the field): a client that is asleep is told of messages, also if its session hibernates,
+// and not of chat states, nor when an archive is read. After it has resumed its session it is told nothing.
+func TestFieldM8(t *testing.T) {
+	f := start(t, sessiontest.Options{})
+	phone := f.Login("juliet", "juliet@localhost/phone")
+	phone.Send("<presence/><enable xmlns='urn:xmpp:sm:3' resume='true'/>")
+	f.Settle()
+	phone.DropConn()
+	f.Settle()
+	f.romeo.Send("<message to='juliet@localhost' type='chat'><composing " +
+		"xmlns='http://jabber.org/protocol/chatstates'/></message>")
+	f.AdvanceSettled(3 * time.Second)
+	if ids, _ := f.pushes(); len(ids) > 0 {
+		t.Error("a push of a chat state")
+	}
+	f.write()
+	f.AdvanceSettled(3 * time.Second)
+	if _, counts := f.pushes(); fmt.Sprint(counts) != "[1]" {
+		t.Errorf("for a session that hibernates the pushes count %v", counts)
+	}
+	again := f.Authenticate("again", "juliet@localhost", 0)
+	again.Send("<resume xmlns='urn:xmpp:sm:3' previd='session-1' h='0'/>")
+	f.Settle()
+	again.Send("<iq type='set' id='q'><query xmlns='urn:xmpp:mam:2'/></iq>")
+	f.write()
+	f.AdvanceSettled(3 * time.Second)
+	if got := again.Received(); !strings.Contains(got, "<resumed") || strings.Count(got, "<body>Hi") < 2 {
+		t.Errorf("the resumed client gets %q", got)
+	}
+	if ids, _ := f.pushes(); len(ids) > 0 {
+		t.Error("a push though the session has a connection")
+	}
+}
+
 // An account has ten registrations, whatever it asks for; none of another's, none of its own address, no
 // large options.
 func TestAttackP08Registrations(t *testing.T) {
