@@ -70,7 +70,8 @@ func (m *Service) retract(ev *session.Stanza, a *session.Account, with jid.JID) 
 	l := ev.LoopRouter()
 	start, ok := false, len(id) <= maxRetractedID && len(own) <= maxRetractedID
 	if ok {
-		start, ok = m.searches.add(a.ID(), &retraction{id: bytes.Clone(id), markers: markersOf(id),
+		id = bytes.Clone(id) // the markers are parts of it
+		start, ok = m.searches.add(a.ID(), &retraction{id: id, markers: markersOf(id),
 			own: bytes.Clone(own), author: ev.From, by: stamp(m.now().UTC()), elsewhere: ev.From.Bare() != a.JID(),
 			occupant: ev.Handling().Kind == handling.RoomPrivate, with: with.Bare(), below: ev.Number})
 	}
