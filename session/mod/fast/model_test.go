@@ -2,7 +2,10 @@ package fast_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"flag"
+	"os"
 	"testing"
 	"time"
 
@@ -26,8 +29,14 @@ type modelClient struct{ current, next *modelToken }
 
 // Tokens against a table: each login has the outcome, and each success has a new token, exactly when the two
 // slots of the user agent say so. Time passes, passwords change, clients are revoked, the account is banned,
-// and the server is stopped and killed.
+// and the server is stopped and killed. CANTO_SEEDS is how many cases run.
 func TestModel(t *testing.T) {
+	checks := cmp.Or(os.Getenv("CANTO_SEEDS"), "15")
+	was := flag.Lookup("rapid.checks").Value.String()
+	if err := flag.Set("rapid.checks", checks); err != nil {
+		t.Fatal(err)
+	}
+	defer flag.Set("rapid.checks", was)
 	rapid.Check(t, func(r *rapid.T) {
 		f := start(t)
 		ctx := context.Background()
