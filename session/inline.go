@@ -21,7 +21,7 @@ func (l *InlineLogin) Run(st Negotiation, requests [][]byte,
 	for place := InlineAccount; place < InlineSession; place++ {
 		for i := range fs {
 			if fs[i].Place == place {
-				l.todo = append(l.todo, &fs[i])
+				l.pending = append(l.pending, &fs[i])
 			}
 		}
 	}
@@ -30,9 +30,9 @@ func (l *InlineLogin) Run(st Negotiation, requests [][]byte,
 
 // next runs handlers until one waits, or until all are done.
 func (l *InlineLogin) next() {
-	for len(l.todo) > 0 {
-		f := l.todo[0]
-		l.todo = l.todo[1:]
+	for len(l.pending) > 0 {
+		f := l.pending[0]
+		l.pending = l.pending[1:]
 		if l.handle(f); l.state == inlineOver {
 			return
 		}

@@ -105,7 +105,7 @@ type InlineLogin struct {
 	// finish sends the success. addr is the bare JID, or the full JID of the session; body the answers.
 	finish  func(l *InlineLogin, addr jid.JID, body []byte)
 	body    []byte
-	todo    []*InlineFeature
+	pending []*InlineFeature
 	state   inlineState
 	waiting bool // the stream is parked until the handler goes on
 	// HasResumed is set when a session was resumed: no stream features follow (XEP-0198 section 9.2).

@@ -15,9 +15,10 @@
 //
 // # Which messages
 //
-// A message is pushed if it was stored for later delivery, no session took it, and the table of package
-// handling says so of its kind. The push has the number of messages that have come since a client of the
-// account was last available. It never has a text, and the sender only if the operator has chosen that.
+// A message is pushed if it was stored for later delivery, or if a session without a connection took it
+// (XEP-0198), and if the table of package handling says so of its kind. The push has the number of messages
+// that have come since a client of the account was last available or has resumed its session. It never has a
+// text, and the sender only if the operator has chosen that.
 //
 // # How often
 //
