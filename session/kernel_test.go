@@ -280,10 +280,7 @@ func noAllocations(t *testing.T, s *sessiontest.Server, from, to *sessiontest.Cl
 		s.Settle()
 		to.Conn().Discard()
 	}
-	for range 20 {
-		once()
-	}
-	if a := testing.AllocsPerRun(20, once) / messages; a >= 1 && !session.Checked && !raced {
+	if a := sessiontest.Allocations(messages, once); a >= 0.5 && !session.Checked && !raced {
 		t.Errorf("%v allocations a message", a)
 	}
 }
