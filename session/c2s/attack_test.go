@@ -540,6 +540,45 @@ func TestAttackK27NoTurn(t *testing.T) {
 	}
 }
 
+// K75: of a storm of logins by password only so many derivations are given to the workers as admission has
+// work for; the rest wait on their connections. An established session goes on.
+func TestAttackK75Storm(t *testing.T) {
+	const logins = 2000
+	s := sessiontest.New(t, sessiontest.Options{Reactor: func(c *reactor.Config) {
+		c.Loops, c.AdmissionBurst = 1, 10_000 // microseconds of a worker
+	}})
+	known := s.Login("known", "known@localhost/x")
+	var storm []*sessiontest.Client
+	for i := range logins {
+		c := s.DialFrom(netip.AddrFrom4([4]byte{192, 0, byte(i >> 8), byte(i)}), "storm", 0)
+		c.Open("localhost")
+		storm = append(storm, c)
+	}
+	s.Advance(time.Second)
+	known.Send("<message to='known@localhost' id='chat'/>") // the server has others to work for
+	for _, c := range storm {
+		if got := c.Received(); !strings.Contains(got, "</stream:features>") {
+			t.Fatalf("no features: %s", got)
+		}
+		c.Send(fmt.Sprintf(plain, base64.StdEncoding.EncodeToString([]byte("\x00romeo\x00wrong"))))
+	}
+	s.Settle()
+	answered := 0
+	for _, c := range storm {
+		if strings.Contains(c.Received(), "<not-authorized") {
+			answered++
+		}
+	}
+	if answered == 0 || answered > 50 {
+		t.Errorf("%d of %d passwords were derived at once", answered, logins)
+	}
+	known.Received()
+	known.Send("<iq type='get' id='1'><ping xmlns='urn:xmpp:ping'/></iq>")
+	if got := known.Received(); !strings.Contains(got, "id='1'") {
+		t.Errorf("a session gets %q", got)
+	}
+}
+
 // K23: a client whose requests produce more output than may wait is not read until it has taken the output,
 // and is read again then, also if its socket takes everything at once.
 func TestAttackK23(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/gob"
 	"encoding/json"
 	"fmt"
@@ -468,6 +469,68 @@ func TestAttackK66(t *testing.T) {
 	if _, err := login(c, config(t, ChannelBinding{}), users); err != AccountDisabled {
 		t.Error(err)
 	}
+}
+
+// The rounds of a login come from the stored key alone. SCRAM costs the server none, for known and unknown
+// users, with the most expensive key; PLAIN costs those of the key.
+func TestAttackK75(t *testing.T) {
+	dear, err := DecodeKeys(withIterations(keysOf(t, "pw").Encode(), MaxIterations), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	users := map[string]Credentials{"a": {Keys: keysOf(t, "pw")}, "dear": {Keys: dear}}
+	for user, want := range map[string]int{"a": MinIterations, "dear": MaxIterations, "unknown": 12_345} {
+		cfg := config(t, ChannelBinding{})
+		cfg.Iterations = 12_345
+		for _, m := range []Mechanism{ScramSHA1, ScramSHA256, ScramSHA512} {
+			x := NewExchange(cfg)
+			s := x.Start(m.String(), b64("n,,n="+user+",r=x,z=i=1"))
+			if s.Kind != NeedUser {
+				t.Fatalf("%v, %s: %+v", m, user, s)
+			}
+			if s = x.UserFound(users[user]); s.Kind != Challenge {
+				t.Fatalf("%v, %s: SCRAM asks for work: %+v", m, user, s)
+			}
+			text := plainText(t, s.Data) + ","
+			if !strings.Contains(text, fmt.Sprintf(",i=%d,", want)) || strings.Count(text, ",i=") != 1 {
+				t.Errorf("%v, %s: the challenge is %q, want %d rounds", m, user, text, want)
+			}
+			nonce, _, _ := strings.Cut(strings.TrimPrefix(text, "r="), ",")
+			proof := string(b64(strings.Repeat("p", m.Hash().Size())))
+			s = x.Next(b64("c=biws,r=" + nonce + ",z=i=1,p=" + proof))
+			if s.Kind != Fail || s.Condition != NotAuthorized {
+				t.Errorf("%v, %s: SCRAM's last step is %+v", m, user, s)
+			}
+		}
+		x := NewExchange(cfg)
+		x.Start("PLAIN", b64("\x00"+user+"\x00wrong"))
+		s := x.UserFound(users[user])
+		if s.Kind != NeedDerive || s.Work.Iterations() != want {
+			t.Errorf("PLAIN, %s: %+v, want %d rounds", user, s, want)
+		}
+	}
+	// A client that names a number of rounds is refused.
+	for _, ext := range []string{",i=1", ",i=4294967295"} {
+		x := NewExchange(config(t, ChannelBinding{}))
+		if s := x.Start("SCRAM-SHA-256", b64("n,,n=a,r=x"+ext)); s.Kind != Fail || s.Condition != MalformedRequest {
+			t.Errorf("%q: %+v", ext, s)
+		}
+	}
+	// A stored number of rounds that no worker should compute is no key.
+	for _, n := range []uint32{0, MaxIterations + 1, 1<<32 - 1} {
+		if _, err := DecodeKeys(withIterations(keysOf(t, "pw").Encode(), n), 0); err != ErrKeys {
+			t.Errorf("%d rounds: %v", n, err)
+		}
+	}
+}
+
+// withIterations returns encoded keys with another number of rounds in each.
+func withIterations(b []byte, n uint32) []byte {
+	for at := 1; at < len(b); {
+		binary.BigEndian.PutUint32(b[at+1:], n)
+		at += 6 + int(b[at+5]) + 2*Hash(b[at]).Size()
+	}
+	return b
 }
 
 // Channel binding: by type, by what was offered, by connection.

@@ -149,8 +149,8 @@ func TestUnfinished(t *testing.T) {
 	}
 }
 
-// attackID is the id of an attack: the letter of its class, and a number.
-const attackID = `[HKRSTWX]\d\d\d?`
+// attackID is the id of an attack: the letter of its class, and a number. P256 and the like are curves.
+const attackID = `(?:[HKRSTWX]\d\d\d?|P\d\d\b)`
 
 // citations finds the ids in a text that says "attack T09", "attacks K33, K34" or "attack rows X13, T03",
 // and in one that is nothing but ids.
@@ -259,6 +259,8 @@ func TestCitations(t *testing.T) {
 		"no load (attack rows X13, T03).":            "X13 T03",
 		"never passes (attack\nR01).":                "R01",
 		"as attacks K35 and K36 do":                  "K35 K36",
+		"in other queries (attack P07). It is":       "P07",
+		"P256":                                       "",
 		"X13 X12 X01":                                "X13 X12 X01",
 		"P256 is a curve, and an attack is none":     "",
 		"attack of the clones":                       "",
