@@ -49,14 +49,6 @@ var kindNames = [numKinds]string{"empty", "other", "chat state", "receipt", "mar
 // String returns the name of k.
 func (k Kind) String() string { return kindNames[k] }
 
-// Kinds returns all kinds, in order.
-func Kinds() (list []Kind) {
-	for k := range numKinds {
-		list = append(list, k)
-	}
-	return list
-}
-
 // A Handling is the decision about one message.
 type Handling struct {
 	Kind Kind // what the message is

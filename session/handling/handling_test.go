@@ -65,7 +65,7 @@ func TestKinds(t *testing.T) {
 func TestHints(t *testing.T) {
 	elements := []string{`<no-store xmlns='urn:xmpp:hints'/>`, `<no-permanent-store xmlns='urn:xmpp:hints'/>`,
 		`<no-copy xmlns='urn:xmpp:hints'/>`, `<store xmlns='urn:xmpp:hints'/>`}
-	for _, k := range Kinds() {
+	for k := Empty; k <= Error; k++ {
 		for hints := range Hints(16) {
 			h, plain := Decide(k, hints), Decide(k, 0)
 			if h.Kind != k {
@@ -111,7 +111,7 @@ func TestHints(t *testing.T) {
 // What is kept for later is archived, or may not be; what is pushed is kept. Nothing that a device must not
 // keep is announced.
 func TestTable(t *testing.T) {
-	for _, k := range Kinds() {
+	for k := Empty; k <= Error; k++ {
 		h := Decide(k, 0)
 		if h.Push && !h.Keep || h.Archive && !h.Keep {
 			t.Errorf("%s: %+v", k, h)

@@ -82,9 +82,6 @@ func (r Request) Clamp(def, most int) int {
 	return min(r.Max.N, most)
 }
 
-// Backwards reports whether the page is found from its end: it ends before an item, or with the last one.
-func (r Request) Backwards() bool { return r.Before.Given }
-
 // An Error is a fault in a request for a page. It is answered with bad-request.
 type Error struct {
 	Element string // the local name of the element in which the fault is

@@ -84,7 +84,7 @@ func TestMessages(t *testing.T) {
 		}
 		b.WriteString("\n")
 	}
-	for _, k := range handling.Kinds() {
+	for k := handling.Empty; k <= handling.Error; k++ {
 		if !seen[k] {
 			t.Errorf("no message of the kind %s", k)
 		}

@@ -4,6 +4,7 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"encoding/binary"
+	"errors"
 )
 
 // KeyLen is the length of the key of a [Cipher] in bytes.
@@ -11,6 +12,24 @@ const KeyLen = 32
 
 // WireLen is the length of an id on the wire, in bytes: 26 characters of base32.
 const WireLen = 26
+
+// alphabet is Crockford's base32 in lower case: none of its characters looks like another.
+const alphabet = "0123456789abcdefghjkmnpqrstvwxyz"
+
+// decodeTable has the value of each character of the alphabet; 0xff for any other byte.
+var decodeTable = func() (v [256]uint8) {
+	for i := range v {
+		v[i] = 0xff
+	}
+	for i := range alphabet {
+		v[alphabet[i]] = uint8(i)
+	}
+	return v
+}()
+
+// ErrText is returned for a text that is not that of an ID. A query of the archive with it gets
+// item-not-found.
+var ErrText = errors.New("stanzaid: not an id")
 
 // A Cipher makes the ids on the wire. The ids of XEP-0313 section 3 must be unpredictable, and an [ID] is a
 // time and a counter. So an id on the wire is one block of AES-256: the id and its archive, encrypted under

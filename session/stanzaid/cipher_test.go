@@ -72,3 +72,15 @@ func TestCipherAllocs(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+// Each id has one text, and what is none is refused (attack P02).
+func FuzzCipherParse(f *testing.F) {
+	c := testCipher()
+	f.Add(string(c.Append(nil, 1, 99)))
+	f.Add(strings.Repeat("z", WireLen))
+	f.Fuzz(func(t *testing.T, text string) {
+		if id, err := c.Parse([]byte(text), 1); err == nil && string(c.Append(nil, 1, id)) != text {
+			t.Errorf("%q is %d, and that %q", text, id, c.Append(nil, 1, id))
+		}
+	})
+}

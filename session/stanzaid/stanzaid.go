@@ -69,56 +69,6 @@ func (id ID) Time() time.Time {
 // Node returns the number of the node that made id.
 func (id ID) Node() uint16 { return uint16(id>>counterBits) & MaxNode }
 
-// TextLen is the length of every id's text in bytes.
-const TextLen = 13
-
-// alphabet is Crockford's base32 in lower case. Its characters sort as their values do, and none
-// looks like another.
-const alphabet = "0123456789abcdefghjkmnpqrstvwxyz"
-
-// decodeTable has the value of each character of the alphabet; 0xff for any other byte.
-var decodeTable = func() (v [256]uint8) {
-	for i := range v {
-		v[i] = 0xff
-	}
-	for i := range alphabet {
-		v[alphabet[i]] = uint8(i)
-	}
-	return v
-}()
-
-// Append appends the text of id to dst: 13 characters that sort as the ids do.
-func (id ID) Append(dst []byte) []byte {
-	for shift := 60; shift >= 0; shift -= 5 {
-		dst = append(dst, alphabet[id>>shift&31])
-	}
-	return dst
-}
-
-// String returns the text of id.
-func (id ID) String() string { return string(id.Append(make([]byte, 0, TextLen))) }
-
-// ErrText is returned for a text that is not that of an ID. A query of the archive with it gets
-// item-not-found.
-var ErrText = errors.New("stanzaid: not an id")
-
-// Parse parses the text of an ID. Each ID has one text; upper case is refused. The error is
-// [ErrText].
-func Parse[T string | []byte](s T) (ID, error) {
-	if len(s) != TextLen || decodeTable[s[0]] > 15 { // 13 characters are 65 bits
-		return 0, ErrText
-	}
-	var id ID
-	for i := 0; i < TextLen; i++ {
-		v := decodeTable[s[i]]
-		if v == 0xff {
-			return 0, ErrText
-		}
-		id = id<<5 | ID(v)
-	}
-	return id, nil
-}
-
 // A Lease bounds the ids that may be given: above its floor, below its end. There is one for a
 // process. Any goroutine.
 type Lease struct {

@@ -61,7 +61,7 @@ func TestCrash(t *testing.T) {
 			}
 			for _, x := range list {
 				if x <= last {
-					t.Fatalf("start %d: %s after %s", start, x, last)
+					t.Fatalf("start %d: %d after %d", start, x, last)
 				}
 				last = x
 			}
@@ -89,7 +89,7 @@ func TestClockBack(t *testing.T) {
 		juliet := s.Login(fmt.Sprint("juliet", i), "juliet@localhost/balcony")
 		for _, x := range ids(t, s, juliet, 3) {
 			if x <= last {
-				t.Fatalf("try %d: %s after %s", i, x, last)
+				t.Fatalf("try %d: %d after %d", i, x, last)
 			}
 			last = x
 		}
@@ -151,7 +151,7 @@ func TestNoIDTwiceAheadOfTheClock(t *testing.T) {
 			juliet := s.Login(fmt.Sprint("juliet", round), "juliet@localhost/balcony")
 			for _, x := range ids(t, s, juliet, 1) {
 				if seen[x] || x <= last {
-					t.Fatalf("start %d, round %d: %s after %s", start, round, x, last)
+					t.Fatalf("start %d, round %d: %d after %d", start, round, x, last)
 				}
 				seen[x], last = true, x
 			}
