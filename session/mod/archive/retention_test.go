@@ -7,6 +7,7 @@ import (
 	"time"
 
 	engine "canto/session/archive"
+	"canto/session/jid"
 	"canto/session/mod/archive"
 	"canto/session/sessiontest"
 	"canto/session/stanzaid"
@@ -133,33 +134,19 @@ func TestMaxBytes(t *testing.T) {
 }
 
 // Messages that are too old are deleted from the archive of an account that is not used any more: by the
-// sweep, which any login on the host starts. An account without such messages is not loaded.
+// sweep, which any login on the host starts. An account whose messages are all younger is not loaded for it.
 func TestSweep(t *testing.T) {
-	s := sessiontest.New(t, sessiontest.Options{Module: func(_ string, v any) error {
-		if o, ok := v.(*archive.Options); ok {
-			o.Retention = "24h"
-		}
-		return nil
-	}})
-	s.AddAccount("nurse@localhost")
-	romeo := s.Login("romeo", "romeo@localhost/orchard")
-	juliet := s.Login("juliet", "juliet@localhost/balcony")
-	juliet.Send("<presence/>")
-	romeo.Send("<message to='juliet@localhost' type='chat'><body>old</body></message>")
-	s.Settle()
-	owner := map[string]uint64{}
-	for _, c := range []*sessiontest.Client{romeo, juliet} {
-		a, _ := s.Router.Table.LookupAccount(c.Bare())
-		owner[c.Name] = a.ID()
-		c.Send("</stream:stream>")
+	s := free(t, sessiontest.Options{Module: with(func(o *archive.Options) { o.Retention = "24h" })})
+	arc, err := engine.Open(s.DB.Tables())
+	if err != nil {
+		t.Fatal(err)
 	}
-	s.Settle()
-	count := func(owner uint64) (n int) {
-		arc, err := engine.Open(s.DB.Tables())
+	count := func(name string) (n int) {
+		acc, err := s.DB.Accounts().Get(s.DB, "localhost", name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := arc.Scan(s.DB, owner, 0, 1<<63, false, func(stanzaid.ID, engine.Row) bool {
+		if err := arc.Scan(s.DB, acc.ID, 0, 1<<63, false, func(stanzaid.ID, engine.Row) bool {
 			n++
 			return true
 		}); err != nil {
@@ -167,14 +154,53 @@ func TestSweep(t *testing.T) {
 		}
 		return n
 	}
-	for _, hours := range []int{1, 30} {
-		s.Advance(time.Duration(hours) * time.Hour)
+	// talk lets one account write to another, which is away.
+	talk := func(from, to string) {
+		s.AddAccount(to + "@localhost")
+		c := s.Login(from, from+"@localhost/x")
+		c.Send(chat(to+"@localhost", "m", "text") + "</stream:stream>")
 		s.Settle()
-		s.AdvanceSettled(5 * time.Second)
-		for name, id := range owner {
-			if n, want := count(id), map[int]int{1: 1, 30: 0}[hours]; n != want {
-				t.Errorf("after %d hours the archive of %s has %d messages, want %d", hours, name, n, want)
+	}
+	talk("romeo", "juliet")
+	s.Advance(22 * time.Hour)
+	talk("peter", "nurse")
+	// An account stays in memory for a minute after it was loaded: half a minute misses none.
+	loaded := map[string]int{}
+	look := func(d time.Duration) {
+		for ; d > 0; d -= 30 * time.Second {
+			s.AdvanceSettled(30 * time.Second)
+			for _, name := range []string{"romeo", "juliet", "peter", "nurse"} {
+				addr, err := jid.New(name, "localhost", "")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, ok := s.Router.Table.LookupAccount(addr); ok {
+					loaded[name]++
+				}
 			}
+		}
+	}
+	look(2 * time.Minute)
+	if loaded["peter"] == 0 {
+		t.Error("an account that was used is not seen in memory")
+	}
+	clear(loaded)
+	look(100 * time.Minute)
+	if len(loaded) > 0 {
+		t.Errorf("loaded before any message is too old: %v", loaded)
+	}
+	for _, name := range []string{"romeo", "juliet", "peter", "nurse"} {
+		if n := count(name); n != 1 {
+			t.Errorf("after 24 hours the archive of %s has %d messages, want 1", name, n)
+		}
+	}
+	look(90 * time.Minute)
+	if loaded["romeo"] == 0 || loaded["juliet"] == 0 || loaded["peter"]+loaded["nurse"] > 0 {
+		t.Errorf("loaded for their old messages: %v", loaded)
+	}
+	for name, want := range map[string]int{"romeo": 0, "juliet": 0, "peter": 1, "nurse": 1} {
+		if n := count(name); n != want {
+			t.Errorf("after 25 hours the archive of %s has %d messages, want %d", name, n, want)
 		}
 	}
 }
