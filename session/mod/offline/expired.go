@@ -20,6 +20,7 @@ func (m *module) expired(a *session.Account, b *store.Batch, first stanzaid.ID, 
 	if k == nil || k.count == 0 {
 		return
 	}
+	m.counters.expired.Add(uint64(min(k.count, rows)))
 	k.count, k.bytes = max(k.count-rows, 0), max(k.bytes-bytes, 0)
 	if k.from != 0 {
 		k.from = max(k.from, first)

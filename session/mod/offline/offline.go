@@ -160,7 +160,7 @@ type module struct {
 	ids     *stanzaids.IDs
 	now     wallclock.Clock
 
-	stored, delivered *session.Counter
+	counters *counters
 }
 
 // Load implements [session.Module]. It fails if an option is out of range, if there is no store, or if the
@@ -192,10 +192,7 @@ func (m *module) Load(api *session.API) error {
 		m.joinArchive(m.service)
 	}
 	m.now = wallclock.Of(api)
-	m.stored = api.Router.Counter(session.CounterName{Name: "offline_stored_total",
-		Help: "Messages kept for accounts without an available session."})
-	m.delivered = api.Router.Counter(session.CounterName{Name: "offline_delivered_total",
-		Help: "Kept messages that a client has taken."})
+	m.counters = countersOf(api)
 	session.Resident(api, part, m.load)
 	if m.db.Tables().Oldest(tableName) < 2 {
 		session.MoveRows(api, m.moveRows)
@@ -209,6 +206,7 @@ func (m *module) Load(api *session.API) error {
 	api.Hooks.Unsent.Add(api.Module, session.Deliver, m.storeUnsent)
 	api.Hooks.Unbound.Add(api.Module, session.Deliver, m.unbound)
 	api.Hooks.Resumed.Add(api.Module, session.Deliver, m.resumed)
+	api.Hooks.Deleted.Add(api.Module, session.Deliver, m.deleted)
 	api.Advertise("msgoffline")
 	return nil
 }
@@ -262,6 +260,7 @@ func (m *module) recount(l *session.LoopRouter, a *session.Account, k *backlog) 
 				activeReplay(a) != nil {
 				return
 			}
+			m.counters.read.Add(uint64(max(k.count-count, 0)))
 			k.count, k.bytes = count, bytes
 			b := m.db.NewBatch(a.ID())
 			m.finishErase(l, a, k, b)
@@ -339,7 +338,7 @@ func (m *module) count(a *session.Account, k *backlog, number stanzaid.ID, size 
 	k.bytes += size
 	k.changes++
 	k.last = max(k.last, number)
-	m.stored.Add(1)
+	m.counters.stored.Add(1)
 	for _, s := range a.Resources() {
 		if p := progressVar.Get(s); p != nil {
 			p.stored(number)
@@ -585,7 +584,7 @@ func (r *replay) Taken(l *session.LoopRouter, s *session.Session, n int) {
 	taken := r.inFlight[:n]
 	r.inFlight = r.inFlight[n:]
 	r.progress.next, r.progress.tries = taken[n-1].id+1, 0
-	r.m.delivered.Add(uint64(n))
+	r.m.counters.delivered.Add(uint64(n))
 	r.erase(l, s.Account(), taken)
 }
 
@@ -599,6 +598,7 @@ func (r *replay) erase(l *session.LoopRouter, a *session.Account, taken []row) {
 		return
 	}
 	b := r.m.db.NewBatch(a.ID())
+	r.m.counters.taken.Add(uint64(min(k.count, len(taken))))
 	for _, t := range taken {
 		k.count, k.bytes = max(k.count-1, 0), max(k.bytes-t.size, 0)
 		if t.inTable {
@@ -625,6 +625,7 @@ var errReloaded = errors.New("the account was reloaded after a failed write")
 func (r *replay) eraseAll(l *session.LoopRouter, a *session.Account, k *backlog) {
 	b := r.m.db.NewBatch(a.ID())
 	r.m.rows.Trim(b, a.ID(), uint64(r.end))
+	r.m.counters.taken.Add(uint64(k.count))
 	k.count, k.bytes = 0, 0
 	r.m.finishErase(l, a, k, b)
 }
