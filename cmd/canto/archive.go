@@ -250,6 +250,9 @@ type messageInfo struct {
 	Devices []string `json:"devices"`
 	Waited  bool     `json:"waited"` // no device had it when it came
 	Waits   bool     `json:"waits"`  // it waits for a device now
+	// Taken says which device has it since, of a message that waited; null: it has not waited, or still waits,
+	// or a version of the server that did not store that has delivered it.
+	Taken *takenInfo `json:"taken"`
 	// PushDue: push services were to be told that it waits. None is if a device comes first, and a push may
 	// fail.
 	PushDue   bool    `json:"push_due"`
@@ -257,6 +260,15 @@ type messageInfo struct {
 	Moved     bool    `json:"moved"`          // a version of the server without archives has stored it
 	Size      int     `json:"size"`           // bytes of the stored element
 	Text      *string `json:"text,omitempty"` // only with --text
+}
+
+// A takenInfo says which device has a message that waited.
+type takenInfo struct {
+	Device string `json:"device"`
+	// Time is when the device had the last message of those that it got together.
+	Time time.Time `json:"time"`
+	// Archive: the device was not sent it, and reads it from the archive (XEP-0386).
+	Archive bool `json:"archive"`
 }
 
 // Run prints what the row of one message says.
@@ -275,6 +287,9 @@ func (c *messageCmd) Run(r *run) error {
 		if err == nil {
 			info.Waits, err = w.Has(snap, a.ID, id, row)
 		}
+		if err == nil && info.Waited && !info.Waits {
+			info.Taken, err = taken(db, snap, a.ID, id)
+		}
 		if err != nil {
 			return err
 		}
@@ -287,6 +302,20 @@ func (c *messageCmd) Run(r *run) error {
 		info.print(r.out)
 		return nil
 	})
+}
+
+// taken returns which device has the row id of the archive of owner, which has waited; nil if that is not
+// known.
+func taken(db *store.DB, snap *store.Snapshot, owner uint64, id stanzaid.ID) (*takenInfo, error) {
+	arc, err := archive.Open(db.Tables())
+	if err != nil {
+		return nil, err
+	}
+	h, ok, err := arc.HandoverOf(snap, owner, id)
+	if err != nil || !ok {
+		return nil, err
+	}
+	return &takenInfo{strings.ToValidUTF8(h.Device, ""), h.At, h.Reads}, nil
 }
 
 // findMessage returns the row of the message whose id on the wire is text, in the archive of a. An error says
@@ -375,8 +404,13 @@ func (m *messageInfo) print(out io.Writer) {
 	switch {
 	case m.Waits:
 		waiting = "yes"
+	case m.Taken != nil && m.Taken.Archive:
+		waiting = fmt.Sprintf("no longer, %s reads it from the archive since %s", m.Taken.Device,
+			m.Taken.Time.Format(time.RFC3339))
+	case m.Taken != nil:
+		waiting = fmt.Sprintf("no longer, %s had it by %s", m.Taken.Device, m.Taken.Time.Format(time.RFC3339))
 	case m.Waited:
-		waiting = "no longer, a device has taken it"
+		waiting = "no longer, a device has it"
 	}
 	fmt.Fprintf(out, "jid        %s\nid         %s\ntime       %s\ndirection  %s\nwith       %s\n"+
 		"kind       %s\n", m.JID, m.ID, m.Time.Format("2006-01-02T15:04:05.000Z07:00"), m.Direction, m.With, m.Kind)

@@ -104,7 +104,7 @@ func TestArchiveCommands(t *testing.T) {
 			is("(?s).*\ntext       \"one\"\n", "message", "juliet@example.org", juliet["one"], "--text")
 			is(fmt.Sprintf(`{"jid":"juliet@example.org","id":"%s","time":"20.*Z","direction":"received",`+
 				`"with":"romeo@example.org/test","kind":"body","devices":\[\],"waited":true,"waits":true,`+
-				`"push_due":false,"retracted":false,"moved":false,"size":\d+}`+"\n", juliet["two"]),
+				`"taken":null,"push_due":false,"retracted":false,"moved":false,"size":\d+}`+"\n", juliet["two"]),
 				"message", "juliet@example.org", juliet["two"], "--json")
 			is(`.*"devices":\["test"\],"waited":false,"waits":false,.*,"text":"one"}`+"\n",
 				"message", "juliet@example.org", juliet["one"], "--json", "--text")
@@ -163,7 +163,9 @@ preferences  default, always 0 addresses, never 0 addresses
 			}
 			until(t, "it does not wait any more", func() bool { return waiting(t, s, "juliet@example.org") == 0 })
 			is(row(juliet["two"], "received", "romeo@example.org/test", "device     -\n"+
-				"waiting    no longer, a device has taken it\n"), "message", "juliet@example.org", juliet["two"])
+				"waiting    no longer, test had it by 20.*Z\n"), "message", "juliet@example.org", juliet["two"])
+			is(`.*"waits":false,"taken":{"device":"test","time":"20.*Z","archive":false},.*`+"\n",
+				"message", "juliet@example.org", juliet["two"], "--json")
 			is("1 messages deleted\n", "archive", "trim", "juliet@example.org", "--keep", "0")
 			if ids := c.archived(); len(ids) != 0 {
 				t.Errorf("the archive of juliet has %v", ids)

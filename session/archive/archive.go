@@ -22,6 +22,8 @@
 // over: a page passes over them. The batch of a row without an entry fails if a batch between it and that
 // entry has failed: so every row that is read back can be found.
 //
+// A third table says to which devices messages went that had waited: see [Handover].
+//
 // # Cost
 //
 // A page costs one seek and its rows, wherever it is and however long the archive is. A page with one JID
@@ -45,8 +47,9 @@ var (
 
 // An Archive is the archives of all owners in one store. Any goroutine.
 type Archive struct {
-	rows  *store.Log[Row]
-	index *store.Map[indexKey, struct{}]
+	rows      *store.Log[Row]
+	index     *store.Map[indexKey, struct{}]
+	handovers *store.Log[Handover]
 }
 
 // Open opens the tables. It fails if they were written by a newer version. It may wait for the disk.
@@ -59,7 +62,11 @@ func Open(t *store.TableRegistry) (*Archive, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Archive{rows, index}, nil
+	handovers, err := store.LogOf(t, handoversDef)
+	if err != nil {
+		return nil, err
+	}
+	return &Archive{rows, index, handovers}, nil
 }
 
 // A Summary is what is in memory of one archive. The zero Summary is an archive that never had a row. The
@@ -335,6 +342,7 @@ func (a *Archive) Trim(b *store.Batch, owner uint64, s *Summary, first stanzaid.
 		return 0 // in the last case all rows had to go, and there is a newer one by now: the next time
 	}
 	a.rows.Trim(b, owner, uint64(first))
+	a.handovers.Trim(b, owner, uint64(first)) // one that covers rows that stay may go
 	a.index.DeleteRange(b, owner, indexKey{}, indexKey{bucket: bucketOf(first)})
 	if row.Seq == 0 { // all rows went
 		rows = s.Count()

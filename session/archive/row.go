@@ -47,12 +47,13 @@ func (r Row) Time(id stanzaid.ID) time.Time {
 // SkewOf returns the Skew of a message that comes at now and has the id.
 func SkewOf(id stanzaid.ID, now time.Time) int64 { return now.UnixMilli() - id.Time().UnixMilli() }
 
+// maxDevice is how many bytes of the name of a device are stored.
+const maxDevice = 64
+
 // AppendDevice appends a resource to the Devices of a Row. A name longer than 64 bytes is cut, and beyond
 // 1,024 bytes none is added: devices are for the operator to read.
 func AppendDevice(devices []byte, resource string) []byte {
-	if len(resource) > 64 {
-		resource = resource[:64]
-	}
+	resource = resource[:min(len(resource), maxDevice)]
 	if len(devices)+len(resource) > 1024 {
 		return devices
 	}

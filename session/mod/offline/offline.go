@@ -127,6 +127,7 @@ type replay struct {
 	unsent   []row       // rows that were read and not yet passed to the kernel
 	reading  bool        // a worker reads the next slice
 	inFlight []row       // rows that were passed to the kernel and are not known to be taken
+	handed   stanzaid.ID // the first row of the archive that was taken; 0: none was. Under the account's lock
 	err      error       // why the replay ends before the last row; End reads it, when the loop has done with it
 }
 
@@ -230,8 +231,10 @@ func (m *module) leaveToArchive(l *session.LoopRouter, s *session.Session) {
 		return
 	}
 	k := part.Mutable(a)
-	k.from = 0
 	b := m.db.NewBatch(a.ID())
+	m.archive.HandOver(b, a.ID(), k.from, archive.Handover{Last: k.last, At: m.now(),
+		Device: s.JID().Resource(), Reads: true})
+	k.from = 0
 	m.writeCursor(b, a, k)
 	a.MarkUncommitted(l, session.Ticket(m.db.Commit(b)))
 	m.recount(l, a, k)
@@ -605,6 +608,7 @@ func (r *replay) erase(l *session.LoopRouter, a *session.Account, taken []row) {
 			r.m.rows.Delete(b, a.ID(), uint64(t.id))
 		}
 	}
+	r.handOver(b, taken)
 	next := taken[len(taken)-1].id + 1
 	k.from, k.first = max(k.from, next), max(k.first, next)
 	if k.queued != 0 {
@@ -614,6 +618,25 @@ func (r *replay) erase(l *session.LoopRouter, a *session.Account, taken []row) {
 		k.first, k.queued = min(k.first, p), lower(k.queued, p)
 	}
 	r.m.finishErase(l, a, k, b)
+}
+
+// handOver adds to b that the session has the rows of the archive among those that were taken, and those from
+// r.handed on. Under the account's lock.
+func (r *replay) handOver(b *store.Batch, taken []row) {
+	last := stanzaid.ID(0)
+	for _, t := range taken {
+		if t.inTable {
+			continue
+		}
+		last = t.id
+		if r.handed == 0 {
+			r.handed = t.id
+		}
+	}
+	if last != 0 {
+		r.m.archive.HandOver(b, r.id, r.handed, archive.Handover{Last: last, At: r.m.now(),
+			Device: r.jid.Resource()})
+	}
 }
 
 // errReloaded: a write has failed during the replay.
