@@ -259,16 +259,13 @@ func (f *Fleet) operationFunc(a *Action, id uint16, list, to []*client, o permut
 				}
 				t.seq = c.sent.next(id, p.index)
 				b = ls.message(b, t, "chat", f.bareAddress(p), a.Body)
-				if !open { // its answer makes room in the window
-					b = f.appendPing(b, t)
-				}
 				if s := &f.steps[id]; s.pushes != 0 {
 					f.expectPush(ls, s.pushes, p, at)
 				}
 				break
 			}
 			jid := p.jid.Load()
-			if jid == nil || !p.online.Load() {
+			if jid == nil || !p.online.Load() && !p.resting.Load() {
 				fail(Failure{"a receiver was not online", "look at the other failures"})
 				return
 			}
@@ -316,12 +313,15 @@ func (f *Fleet) operationFunc(a *Action, id uint16, list, to []*client, o permut
 			}
 		}
 		ls.buf = b[:0]
-		if !c.conn.Append(b) && !c.conn.Closing() { // a stanza to a stream that is closing counts as lost
+		if !f.send(c, b) && !c.conn.Closing() { // a stanza to a stream that is closing counts as lost
 			fail(Failure{"the server does not take what a client sends",
 				"it is overloaded: its own limits slow down the sender, or lower the rate"})
 			return
 		}
 		y.Sent++
+		if a.Away && !open { // its answer makes room in the window
+			f.send(c, f.appendPing(f.scratch(c), t))
+		}
 		if s := &f.steps[id]; s.carbons != 0 {
 			f.expectCarbon(ls, s, receiver)
 		}
@@ -386,7 +386,7 @@ func (f *Fleet) flood(ctx context.Context, a *Action, id uint16, list, to []*cli
 				k := traceID{run: f.run, boot: bootID, step: id, from: c.index, seq: c.sent.next(id, p.index), at: now()}
 				b := ls.message(f.scratch(c), k, "chat", *jid, a.Body)
 				ls.buf = b[:0]
-				if n += len(b); !c.conn.Append(b) {
+				if n += len(b); !f.send(c, b) {
 					break
 				}
 				y.Intended++

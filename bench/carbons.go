@@ -19,6 +19,16 @@ import (
 // first failure: a figure of clients without the feature would be of something else.
 func (f *Fleet) enable(ctx context.Context, k int, list []*client, what string,
 	payload func(c *client, b []byte) []byte) error {
+	return f.request1(ctx, k, list, what, func(_ *loopState, c *client, t traceID) {
+		b := append(f.scratch(c), "<iq type='set' id='"...)
+		b = append(t.append(b), "'>"...)
+		f.send(c, append(payload(c, b), "</iq>"...))
+	})
+}
+
+// request1 is enable with requests that do sends, on the client's loop. t is the id of the request.
+func (f *Fleet) request1(ctx context.Context, k int, list []*client, what string,
+	do func(ls *loopState, c *client, t traceID)) error {
 	p := &f.sc.Phases[k]
 	id := f.firstStep[k]
 	limit := f.limitInFlight(p.InFlight)
@@ -39,11 +49,8 @@ func (f *Fleet) enable(ctx context.Context, k int, list []*client, what string,
 				return
 			}
 			y.Sent++
-			t := traceID{run: f.run, boot: bootID, step: id, from: c.index, seq: c.sent.next(id, manyReceivers),
-				at: now()}
-			b := append(f.scratch(c), "<iq type='set' id='"...)
-			b = append(t.append(b), "'>"...)
-			c.conn.Append(append(payload(c, b), "</iq>"...))
+			do(ls, c, traceID{run: f.run, boot: bootID, step: id, from: c.index,
+				seq: c.sent.next(id, manyReceivers), at: now()})
 		})
 	}
 	if err := f.awaitNoneInFlight(ctx, what); err != nil {

@@ -27,7 +27,8 @@ type client struct {
 	loop        uint16                 // the number of its loop
 	group       uint16                 // the number of its group
 	online      atomic.Bool            // bound and ready for operations
-	flags       uint8                  // see flagSM and the others
+	flags       uint16                 // see flagSM and the others
+	resting     atomic.Bool            // it has lost its connection, and can resume its session
 	subscribers atomic.Int32           // how many clients are subscribed to its presence
 	sm          *smState               // nil without stream management
 	room        *room                  // the room that it is in; nil: none
@@ -47,12 +48,9 @@ const (
 	flagFloods                     // it floods in some phase: its socket has a small send buffer
 	flagCarbons                    // it has asked for carbons
 	flagSamples                    // it will ask for pages that begin somewhere in its archive
+	flagInactive                   // it has said that it is inactive, and the server knows
+	flagGentle                     // the fleet has ended its stream
 )
-
-// An smState is the client's state of stream management (XEP-0198).
-type smState struct {
-	h uint32 // received stanzas, which an ack reports
-}
 
 // A pendingRequest is a join or a subscription that waits for its answer.
 type pendingRequest struct {
@@ -122,8 +120,10 @@ func (h handler) OnClose(conn *reactor.Conn, err error) {
 	ls := h.state(conn)
 	c.conn = nil
 	c.in.Reset(h.f.limits)
+	restarting := h.f.restarting.Load() // before the phase sees that all are offline
 	h.f.markOffline(c)
 	switch {
+	case restarting && c.login == nil:
 	case c.login != nil:
 		if err == nil {
 			err = Failure{"the server closed the connection (" + c.login.describe() + ")",
@@ -151,6 +151,9 @@ func (h handler) OnData(conn *reactor.Conn, p []byte) int {
 	}
 	ls := h.state(conn)
 	ls.readAt = nanos(conn.Loop().Now())
+	if c.flags&flagInactive != 0 {
+		h.f.countEvent(ls, countInactiveWrites)
+	}
 	ls.parser.Feed(&c.in, p)
 	for {
 		if c.in.Root() == nil {
@@ -189,7 +192,7 @@ func (h handler) syntax(ls *loopState, c *client, err error) {
 	if errors.Is(err, xmlstream.ErrNeedMore) {
 		return
 	}
-	if c.login == nil && c.flags&(flagLeaving|flagFailureCounted) == 0 {
+	if c.login == nil && c.flags&(flagLeaving|flagFailureCounted) == 0 && !h.f.restarting.Load() {
 		ls.countFailure(Failure{"the server ended a stream", "look at its log and its limits"})
 		c.flags |= flagFailureCounted
 	}
@@ -217,6 +220,9 @@ func (f *Fleet) stanza(ls *loopState, c *client, e xmlstream.Element) {
 	}
 	if c.flags&flagSM != 0 {
 		c.sm.h++
+	}
+	if c.flags&flagInactive != 0 {
+		f.countEvent(ls, countInactiveStanzas)
 	}
 	kind, _ := e.Attr(stanza.AttrType)
 	if isMessage && c.reader != nil && len(c.reader.queries) > 0 {
@@ -275,6 +281,9 @@ func (f *Fleet) countTraced(ls *loopState, c *client, e xmlstream.Element, t tra
 	if isIQ && string(kind) != "result" || !isIQ && t.from == c.index && e.Is(stanza.PresenceName) {
 		return
 	}
+	if s.request && f.sc.Phases[s.phase].Kind == CSI && !f.sc.Phases[s.phase].Off {
+		c.flags |= flagInactive // the server has handled what came before the ping
+	}
 	if s.away && isIQ { // the ping that follows a message in a closed loop
 		f.completeDelivery(s)
 		return
@@ -290,6 +299,10 @@ func (f *Fleet) countTraced(ls *loopState, c *client, e xmlstream.Element, t tra
 	if s.flood {
 		y.Expected += uint64(h.next - next)
 	}
+	if s.held && was == inOrder { // those before it are superseded
+		clear(h.missing)
+		y.Done += uint64(h.next - next - 1)
+	}
 	switch was {
 	case duplicate:
 		y.Duplicated++
@@ -299,7 +312,7 @@ func (f *Fleet) countTraced(ls *loopState, c *client, e xmlstream.Element, t tra
 			y.Reordered++
 		}
 	}
-	if t.boot == bootID && !s.away {
+	if t.boot == bootID && !s.away && !s.held {
 		y.done(ls.readAt-t.at, s.lateAfter)
 	} else {
 		y.Done++
@@ -333,14 +346,19 @@ func stanzaFailure(what string, e xmlstream.Element) Failure {
 	return Failure{fmt.Sprintf("%s was answered with %.60s", what, cond), remedy}
 }
 
-// nonza handles an element that is no stanza: a request for an ack of stream management, or a
-// stream error.
+// nonza handles an element that is no stanza: one of stream management, or a stream error.
 func (f *Fleet) nonza(ls *loopState, c *client, e xmlstream.Element) {
 	switch {
 	case e.Is(xmpp.SMRequest) && c.flags&flagSM != 0:
 		c.conn.Append(fmt.Appendf(f.scratch(c), "<a xmlns='%s' h='%d'/>", xmpp.NSSM, c.sm.h))
+	case e.Is(xmpp.SMAnswer) && c.flags&flagSM != 0:
+		f.acked(ls, c, e)
+	case e.Is(xmpp.SMEnabled), e.Is(xmpp.SMFailed):
+		f.smAnswered(ls, c, e)
 	case e.Is(xmpp.StreamFailure):
-		ls.countFailure(streamFailure(e))
+		if !f.restarting.Load() {
+			ls.countFailure(streamFailure(e))
+		}
 		c.flags |= flagFailureCounted
 		c.conn.Close(nil)
 	}
@@ -391,5 +409,5 @@ func (f *Fleet) replyIQ(ls *loopState, c *client, e xmlstream.Element, kind []by
 	} else {
 		b = append(b, "'><error type='cancel'><service-unavailable xmlns='"+stanza.NSStanzas+"'/></error></iq>"...)
 	}
-	c.conn.Append(b)
+	f.send(c, b)
 }

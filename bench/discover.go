@@ -31,6 +31,7 @@ func Discover(ctx context.Context, t Target, clients Clients) (*Capabilities, er
 	sc := &Scenario{Name: "scout", Clients: clients,
 		Phases: []Phase{{Kind: Ramp, Length: Span(30 * time.Second)}}}
 	sc.Clients.Count, sc.Clients.Quiet, sc.Clients.SM, sc.Clients.Carbons = 1, true, false, false
+	sc.Clients.Resume, sc.Clients.Inactive = false, false
 	sc.Clients.Timeout = Span(25 * time.Second)
 	if err := sc.Check(); err != nil {
 		return nil, err
@@ -154,7 +155,11 @@ func (c *collector) discover(ctx context.Context, t *Target) error {
 	setDefault(&t.Version, o.Version)
 	setDefault(&t.Rooms, o.Rooms)
 	need := slices.Clone(c.scenario.Requires)
-	if c.scenario.Clients.SM {
+	if c.scenario.usesCSI() {
+		need = append(need, "csi")
+	}
+	turnsOn := func(p Phase) bool { return p.Kind == SM }
+	if c.scenario.Clients.SM || slices.ContainsFunc(c.scenario.Phases, turnsOn) {
 		need = append(need, "sm")
 	}
 	if c.scenario.Clients.Carbons {

@@ -25,6 +25,9 @@ func (c *collector) figures() {
 		s := &r.Steps[i]
 		if st := c.stepOf(s); !st.isPart && !st.isEffect {
 			done[s.Phase] += s.Done
+			if st.held && s.Expected > s.Failed+s.Done { // one that is superseded is done later, or never sent
+				done[s.Phase] += s.Expected - s.Failed - s.Done
+			}
 			if st.away && s.Sent > s.Failed { // they are done in a later phase
 				done[s.Phase] += s.Sent - s.Failed - s.Done
 			}
@@ -49,8 +52,12 @@ func (c *collector) figures() {
 			add(p.Name+".client_bytes", float64(p.Client.RSS-c.baseClient.RSS)/float64(p.Sessions), "bytes",
 				"lower", "memory of the bench itself for each client")
 		}
+		c.countFigures(i, add)
 		if p.Server == nil {
 			continue
+		}
+		if kind == Settle && c.scenario.Phases[i].Base != "" {
+			c.growthFigures(i, add)
 		}
 		if n := done[p.Name]; n > 0 {
 			each := p.Server.CPU * 1e6 / float64(n)
@@ -60,6 +67,10 @@ func (c *collector) figures() {
 				if f, ok := r.Figure(base + ".cpu_us"); ok {
 					add(p.Name+".added_cpu_us", each-f.Value, "us", "lower",
 						"by how much more than in the phase "+base)
+					if f.Value > 0 {
+						add(p.Name+".cpu_ratio", each/f.Value, "ratio", "lower", "how many times as much as in the phase "+
+							base)
+					}
 				}
 			}
 		}
@@ -82,7 +93,7 @@ func (c *collector) figures() {
 			}
 		}
 		add(p.Name+".rss_bytes", float64(p.Server.RSS), "bytes", "lower", "server memory at the end of the phase")
-		if p.Sessions > 0 && (kind == Settle || kind == Ramp && !c.settles()) {
+		if p.Sessions > 0 && p.Resting == 0 && (kind == Settle || kind == Ramp && !c.settles()) {
 			add(p.Name+".session_bytes", float64(p.Server.RSS-c.base.RSS)/float64(p.Sessions), "bytes", "lower",
 				"server memory for each session: its growth since the time before any client was connected")
 		}
@@ -133,6 +144,81 @@ func (c *collector) figures() {
 			"how much later than meant the client sent")
 	}
 	add("sessions", float64(r.Sessions), "count", "higher", "most that were bound at a time")
+}
+
+// addFigure adds a figure to the result.
+type addFigure func(name string, v float64, unit, better, about string)
+
+// countFigures adds what was counted in the i-th phase besides operations, and how many sessions were
+// resumed.
+func (c *collector) countFigures(i int, add addFigure) {
+	p := &c.scenario.Phases[i]
+	inactive := c.scenario.Clients.Inactive
+	for _, q := range c.scenario.Phases[:i] {
+		if q.Kind == CSI {
+			inactive = !q.Off
+		}
+	}
+	for id := c.first[i]; id < c.first[i+1]; id++ {
+		st, t := &c.steps[id], c.all.steps[id]
+		if t == nil {
+			t = new(tally)
+		}
+		switch n := float64(t.Done); {
+		case st.counts == countObserved:
+			add(p.Name+".observed", n, "count", "lower",
+				"presence of contacts that came to the group that observes: 0 if they saw no change")
+		case st.counts == countInactiveStanzas && inactive:
+			add(p.Name+".inactive_stanzas", n, "count", "lower", "stanzas that came to inactive clients")
+		case st.counts == countInactiveWrites && inactive:
+			add(p.Name+".inactive_writes", n, "count", "lower",
+				"how often input came to inactive clients: 0 if the server held all of it back")
+		case st.resume != 0:
+			if x := c.all.steps[st.resume]; x != nil {
+				add(p.Name+".resumed", float64(x.Done), "count", "higher", "sessions that were resumed")
+				add(p.Name+".refused", float64(x.Failed), "count", "lower",
+					"sessions that were to be resumed and were not: the failures of the run have the reasons")
+				if x.Latency != nil {
+					add(p.Name+".back_seconds", x.Latency.Max().Seconds(), "s", "lower", "from the beginning of the phase "+
+						"(of a storm: from the drop) until the last of them was back, by resumption or anew")
+				}
+			}
+		}
+	}
+}
+
+// growthFigures adds by how much the server's memory has grown in the settle with the index i since its base:
+// for each session that has begun to rest, or for each message to a client that is away.
+func (c *collector) growthFigures(i int, add addFigure) {
+	r := c.run
+	p := &r.Phases[i]
+	at := slices.IndexFunc(r.Phases, func(q result.Phase) bool { return q.Name == c.scenario.Phases[i].Base })
+	if at < 0 || r.Phases[at].Server == nil {
+		return
+	}
+	base := &r.Phases[at]
+	var messages uint64
+	for j := range r.Steps {
+		s := &r.Steps[j]
+		if st := c.stepOf(s); st.away && st.phase > at && st.phase < i {
+			messages += s.Sent - s.Failed
+		}
+	}
+	name, n, what := "resting_bytes", float64(p.Resting-base.Resting), "session that rests"
+	if n <= 0 {
+		name, n, what = "message_bytes", float64(messages), "message to a client that is away"
+	}
+	if n <= 0 {
+		return
+	}
+	add(p.Name+"."+name, float64(p.Server.RSS-base.Server.RSS)/n, "bytes", "lower",
+		"server memory for each "+what+": its growth since the phase "+base.Name)
+	if live, ok := c.heap[p.Name]; ok {
+		if was, ok := c.heap[base.Name]; ok {
+			add(p.Name+".heap_"+name, (live-was)/n, "bytes", "lower",
+				"the same of its live heap after a collection, without the cache of its store")
+		}
+	}
 }
 
 // serverFigures are figures of a phase from the server's own metrics, if it has those of a Go
@@ -224,7 +310,8 @@ func (c *collector) warn() {
 				s.Phase, s.Name, s.Unsent, s.Intended)
 			continue
 		}
-		if st := c.stepOf(s); !s.Open || st.isPart || st.away || s.Lag.Count() == 0 { // away: without latency
+		st := c.stepOf(s)
+		if !s.Open || st.isPart || st.away || st.held || s.Lag.Count() == 0 { // away, held: without latency
 			continue
 		}
 		lag, lat := s.Lag.Quantile(.99), s.Latency.Quantile(.99)

@@ -54,6 +54,10 @@ type Fleet struct {
 
 	saltedKeys    sync.Map     // the derived key of the last login, by sasl.Mechanism: accounts often share it
 	sessions      atomic.Int64 // clients that are online
+	resting       atomic.Int64 // clients that are not, and can resume their session
+	phase         atomic.Int32 // index of the phase that runs
+	phaseBegan    atomic.Int64 // when it began, on the monotonic clock; of a storm when all were dropped
+	restarting    atomic.Bool  // the server ends all sessions: that is no failure
 	disconnecting atomic.Int64 // clients whose connection disconnect is closing
 	fastTokens    atomic.Int64 // FAST tokens that the server has issued
 	resumedTLS    atomic.Int64 // TLS handshakes that resumed a session
@@ -65,6 +69,8 @@ type Fleet struct {
 	mu             sync.Mutex                        // guards the two maps below
 	serverFeatures map[string]bool                   // by the names that scenarios use: "sm", "sasl2"
 	awaitedIQs     map[string]chan xmlstream.Element // by the id of the request; see queryIQ
+
+	counting [][len(countNames)]uint16 // the steps of what is counted, by phase; see countSteps
 
 	// of closed loops (pace.go), by step; set before their phase's actions start
 	windows      []*window
@@ -199,6 +205,7 @@ func NewFleet(sc *Scenario, t Target, part Assignment, run uint32) (*Fleet, erro
 	f.watchCarbons = sc.copiesCarbons()
 	f.findAppServers()
 	f.steps, f.firstStep = plan(sc)
+	f.counting = countSteps(sc, f.steps)
 	f.windows = make([]*window, len(f.steps))
 	r, err := reactor.New(reactor.Config{Handshakes: 1 << 20, HandshakesPerAddr: 1 << 20, OutboxBytes: 4 << 20,
 		Log: slog.New(slog.DiscardHandler)})
@@ -294,6 +301,12 @@ func plan(sc *Scenario) (steps []step, first []uint16) {
 			for _, n := range partNames[1:] {
 				add(n, false, true, time.Second)
 			}
+			if sc.Clients.Resume {
+				add("resume", false, false, time.Second)
+				resume := len(steps) - 1
+				steps[resume].isEffect = true
+				steps[resume-len(partNames)].resume = uint16(resume)
+			}
 		}
 		switch p.Kind {
 		case Ramp, Storm:
@@ -302,13 +315,21 @@ func plan(sc *Scenario) (steps []step, first []uint16) {
 			add("subscribe", false, false, time.Second)
 		case Join:
 			add("join", false, false, time.Second)
-		case Carbons, Push:
+		case Carbons, Push, SM, CSI:
 			add("request", false, false, time.Second)
 			steps[len(steps)-1].request = true
 		}
 		if p.Kind == Fill {
 			add("fill", false, false, time.Second)
 			steps[len(steps)-1].away = p.Away
+		}
+		if len(steps) > 0 { // the first step of a scenario is never one
+			for kind, name := range countNames {
+				if sc.counts(countKind(kind), i) {
+					add(name, false, false, 0)
+					steps[len(steps)-1].counts = countKind(kind)
+				}
+			}
 		}
 		effects := make(map[string]uint16) // by name
 		for _, a := range p.Do {
@@ -322,6 +343,7 @@ func plan(sc *Scenario) (steps []step, first []uint16) {
 			add(a.Step, a.Rate > 0, false, time.Duration(cmp.Or(a.Late, Span(time.Second))))
 			s := &steps[len(steps)-1]
 			s.flood = a.Kind == Flood
+			s.held = a.Held
 			s.away, s.pushes = a.Away, effects[a.Step+"-pushes"]
 			if s.carbons = effects[a.Step+"-carbons"]; s.carbons != 0 {
 				s.copies = a.Copies
@@ -417,8 +439,15 @@ func (f *Fleet) dialFunc(c *client, step uint16, intended int64) func() {
 		y.Expected++
 		y.recordLag(n - intended)
 		c.login = &login{step: step, intended: intended, last: intended}
+		if f.resumes(c) {
+			c.login.resume = f.steps[step].resume
+			r := ls.tally(c.login.resume)
+			r.Intended++
+			r.Sent++
+			r.Expected++
+		}
 		c.flags &^= flagFailureCounted
-		c.received.discardBefore(f.firstStep[f.steps[step].phase], f.isAway)
+		c.received.discardBefore(f.firstStep[f.steps[step].phase], f.outlives)
 		cfg := reactor.DialConfig{Addr: f.target.addr(f.sc.Clients.TLS),
 			Local:   f.target.source(f.sc.Clients.TLS, int(c.index), f.run),
 			Timeout: time.Duration(f.sc.Clients.Timeout), Handler: handler{f}, HandlerState: c}
@@ -438,8 +467,10 @@ func (f *Fleet) dialFunc(c *client, step uint16, intended int64) func() {
 	}
 }
 
-// isAway reports whether the messages of a step come at a later login.
-func (f *Fleet) isAway(step uint16) bool { return f.steps[step].away }
+// outlives reports whether stanzas of a step may come after a later login.
+func (f *Fleet) outlives(step uint16) bool {
+	return f.steps[step].away || f.steps[step].held || f.sc.Clients.Resume
+}
 
 // loginFailed ends a failed login: it is counted, and has no latency. It may be called on c's loop, also
 // when the login has ended already.
@@ -465,9 +496,18 @@ func (f *Fleet) loggedIn(ls *loopState, c *client) {
 	l := c.login
 	c.login = nil
 	c.conn.Arm(0)
+	if c.resting.Swap(false) {
+		f.resting.Add(-1)
+	}
 	ls.tally(l.step).done(nanos(ls.loop.Now())-l.intended, f.steps[l.step].lateAfter)
+	if l.resume != 0 {
+		ls.tally(l.resume).recordLatency(nanos(ls.loop.Now())-f.phaseBegan.Load(), f.steps[l.resume].lateAfter)
+	}
 	c.online.Store(true)
 	f.sessions.Add(1)
+	for _, b := range l.again {
+		f.send(c, b)
+	}
 	f.releaseInFlight()
 	f.notify()
 }
@@ -478,8 +518,17 @@ func (f *Fleet) markOffline(c *client) {
 	if c.online.Swap(false) {
 		f.sessions.Add(-1)
 	}
-	c.flags &^= flagSM | flagNotReading | flagCarbons
-	c.sm, c.room, c.pending = nil, nil, nil
+	if c.flags&flagGentle == 0 && f.resumes(c) { // carbons and rooms stay with the session
+		c.flags &^= flagSM | flagNotReading | flagInactive
+		if !c.resting.Swap(true) {
+			f.resting.Add(1)
+		}
+	} else {
+		c.flags &^= flagNotReading
+		f.forgetSession(c)
+	}
+	c.flags &^= flagGentle
+	c.pending = nil
 	if c.reader != nil {
 		c.reader.queries = nil
 	}
@@ -535,6 +584,7 @@ func (f *Fleet) disconnect(c *client, gentle bool) {
 	c.flags |= flagLeaving
 	f.disconnecting.Add(1)
 	if gentle {
+		c.flags |= flagGentle
 		c.conn.Append([]byte(xmpp.EndStream))
 	}
 	c.conn.Close(nil)
@@ -608,7 +658,7 @@ func (f *Fleet) Collect() *Counts {
 		}
 	}
 	wg.Wait()
-	k.Bound = f.Bound()
+	k.Bound, k.Resting = f.Bound(), int(f.resting.Load())
 	return k
 }
 
@@ -664,7 +714,7 @@ func (f *Fleet) queryIQ(ctx context.Context, c *client, kind, to, payload string
 	b = append(b, "'>"+payload+"</iq>"...)
 	f.loops[c.loop].loop.Post(func() {
 		if c.conn != nil {
-			c.conn.Append(b)
+			f.send(c, b)
 		}
 	})
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)

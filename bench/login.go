@@ -27,6 +27,11 @@ type login struct {
 	sasl2       bool         // the login is by SASL2 (XEP-0388)
 	fast        bool         // the login is by a FAST token
 	bound       bool         // a resource was bound by Bind 2, within SASL2
+	resuming    bool         // <resume/> is unanswered
+	resume      uint16       // the step that counts whether the session is resumed; 0: none is to be
+	asked       uint8        // what was asked for within SASL2: see awaitsSM and the others
+	awaits      uint8        // answers that are to come before the client is online, likewise
+	again       [][]byte     // stanzas of a session that was not resumed, for the new one
 	intended    int64        // when the login was due
 	opened      int64        // when the connection was open
 	secured     int64        // when the TLS handshake was done
@@ -44,12 +49,22 @@ const (
 	awaitProceed
 	awaitSASL
 	awaitFeaturesAgain
+	awaitResumed
 	awaitBind
-	awaitRoster
+	awaitSession
+)
+
+// What a client asks for in its session.
+const (
+	awaitsRoster  = 1 << iota
+	awaitsCarbons // copies of messages (XEP-0280)
+	awaitsSM      // stream management
+	awaitsNothing // it says that it is inactive, which has no answer
 )
 
 var stageNames = [...]string{"waiting for features", "asking for TLS", "authenticating",
-	"waiting for features after authentication", "binding", "waiting for the roster"}
+	"waiting for features after authentication", "resuming a session", "binding",
+	"waiting for the answers to what it needs"}
 
 // describe says what the login is doing, for an error.
 func (l *login) describe() string {
@@ -95,7 +110,8 @@ type fastToken struct {
 //
 // The stages: features, and STARTTLS if the scenario wants it; the answer to STARTTLS; the SASL
 // exchange, by SASL or SASL2; the features after it; the answer to bind, unless Bind 2 has bound
-// the resource already; the roster. awaitFeatures comes twice with STARTTLS.
+// the resource already, or to the request to resume a session; the answers to what the client needs in its
+// session, such as the roster. awaitFeatures comes twice with STARTTLS.
 func (f *Fleet) negotiate(ls *loopState, c *client, e xmlstream.Element) error {
 	l := c.login
 	if e.Is(xmpp.StreamFailure) {
@@ -133,9 +149,22 @@ func (f *Fleet) negotiate(ls *loopState, c *client, e xmlstream.Element) error {
 			return f.afterBind(ls, c)
 		}
 		f.noteFeatures(e)
-		l.stage = awaitBind
-		c.conn.Append(xmpp.AppendBind(f.scratch(c), f.resource(c)))
+		if _, ok := e.Child(xmpp.SM); ok && f.resumes(c) {
+			l.stage = awaitResumed
+			c.conn.Append(appendResume(f.scratch(c), c))
+			return nil
+		}
+		f.bind(c)
 		return nil
+	case awaitResumed:
+		switch {
+		case e.Is(xmpp.SMResumed):
+			return f.resumed(ls, c, e)
+		case e.Is(xmpp.SMFailed):
+			f.refused(ls, c, e)
+			f.bind(c)
+			return nil
+		}
 	case awaitBind:
 		if !e.Is(stanza.IQName) {
 			return nil // a server may send other elements first
@@ -146,23 +175,51 @@ func (f *Fleet) negotiate(ls *loopState, c *client, e xmlstream.Element) error {
 		}
 		f.noteBound(ls, c, jid)
 		return f.afterBind(ls, c)
-	case awaitRoster:
+	case awaitSession:
+		return f.sessionAnswer(ls, c, e)
+	}
+	return Failure{fmt.Sprintf("the server said <%.40s/> while %s", e.Local(), l.describe()),
+		"is this an XMPP server for clients?"}
+}
+
+// bind asks for a resource (RFC 6120 section 7).
+func (f *Fleet) bind(c *client) {
+	c.login.stage = awaitBind
+	f.forgetSession(c) // there is none, or the server does not let it be resumed
+	c.conn.Append(xmpp.AppendBind(f.scratch(c), f.resource(c)))
+}
+
+// sessionAnswer handles an element of a client that has a session and waits for what it has asked for. The
+// client is online when all has come. A refusal fails the login: the figures would be of something else.
+func (f *Fleet) sessionAnswer(ls *loopState, c *client, e xmlstream.Element) error {
+	l := c.login
+	switch {
+	case e.Is(xmpp.SMEnabled) && l.awaits&awaitsSM != 0:
+		c.enabled(e)
+		l.awaits &^= awaitsSM
+	case e.Is(xmpp.SMFailed):
+		return Failure{fmt.Sprintf("stream management was refused: %.60s",
+			cmp.Or(xmpp.Condition(e, stanza.NSStanzas), "no reason")), "look at the server's log"}
+	default:
 		id, _ := e.Attr(stanza.AttrID)
-		if !e.Is(stanza.IQName) || string(id) != "roster" {
+		what := map[string]uint8{"roster": awaitsRoster, "carbons": awaitsCarbons}[string(id)] & l.awaits
+		if !e.Is(stanza.IQName) || what == 0 {
 			f.stanza(ls, c, e)
 			return nil
-		}
-		if t, _ := e.Attr(stanza.AttrType); string(t) == "error" {
-			return stanzaFailure("asking for the roster", e)
 		}
 		if c.flags&flagSM != 0 {
 			c.sm.h++
 		}
-		f.loggedIn(ls, c)
-		return nil
+		if t, _ := e.Attr(stanza.AttrType); string(t) == "error" {
+			return stanzaFailure(map[uint8]string{awaitsRoster: "asking for the roster",
+				awaitsCarbons: "turning carbons on"}[what], e)
+		}
+		l.awaits &^= what
 	}
-	return Failure{fmt.Sprintf("the server said <%.40s/> while %s", e.Local(), l.describe()),
-		"is this an XMPP server for clients?"}
+	if l.awaits == 0 {
+		f.loggedIn(ls, c)
+	}
+	return nil
 }
 
 // resource is the resource that clients ask for. Second devices of an account add the number of their
@@ -247,8 +304,15 @@ func (f *Fleet) appendInline(c *client, b []byte, offer xmlstream.Element) []byt
 	if !ok {
 		return b
 	}
-	if _, ok := inline.Child(xmpp.Bind2); ok {
-		b = append(b, "<bind xmlns='"+xmpp.NSBind2+"'><tag>"+f.resource(c)+"</tag></bind>"...)
+	_, sm := inline.Child(xmpp.SM)
+	// A session that can't be resumed within the login is resumed after it, if nothing is bound yet.
+	if bind, ok := inline.Child(xmpp.Bind2); ok && (sm || !f.resumes(c)) {
+		b = append(b, "<bind xmlns='"+xmpp.NSBind2+"'><tag>"+f.resource(c)+"</tag>"...)
+		b = append(f.appendSessionRequests(c, b, bind), "</bind>"...)
+	}
+	if sm && f.resumes(c) {
+		c.login.resuming = true
+		b = appendResume(b, c)
 	}
 	if fast, ok := inline.Child(xmpp.Fast); ok && f.sc.Clients.FAST && c.fast == nil {
 		for k, ok := fast.First(); ok; k, ok = k.Next() {
@@ -256,6 +320,31 @@ func (f *Fleet) appendInline(c *client, b []byte, offer xmlstream.Element) []byt
 				b = append(b, "<request-token xmlns='"+xmpp.NSFAST+"' mechanism='"+fastMechanism+"'/>"...)
 				break
 			}
+		}
+	}
+	return b
+}
+
+// appendSessionRequests appends what the client wants in a session that Bind 2 binds, as far as the server's
+// offer bind has it (XEP-0386 section 3). What is left is asked for afterwards: see afterBind.
+func (f *Fleet) appendSessionRequests(c *client, b []byte, bind xmlstream.Element) []byte {
+	list, ok := bind.Child(xmpp.Bind2Inline)
+	if !ok {
+		return b
+	}
+	for k, ok := list.First(); ok; k, ok = k.Next() {
+		v, _ := k.Attr(xmpp.AttrVar)
+		switch space := string(v); {
+		case !k.Is(xmpp.Bind2Feature):
+		case space == xmpp.NSSM && f.sc.Clients.SM:
+			c.login.asked |= awaitsSM
+			b = appendEnable(b)
+		case space == xmpp.NSCarbons && f.sc.Clients.Carbons:
+			c.login.asked |= awaitsCarbons
+			b = append(b, "<enable xmlns='"+xmpp.NSCarbons+"'/>"...)
+		case space == xmpp.NSCSI && f.sc.Clients.Inactive:
+			c.login.asked |= awaitsNothing
+			b = append(b, sayInactive...)
 		}
 	}
 	return b
@@ -360,8 +449,9 @@ func (f *Fleet) saslStep(ls *loopState, c *client, e xmlstream.Element) error {
 }
 
 // sasl2Succeeded handles the success of SASL2. It checks the server's proof, keeps a new FAST
-// token, and notes the address if Bind 2 has bound a resource. The server sends its features next,
-// without a new header.
+// token, and notes the address if Bind 2 has bound a resource, or that the session is resumed. The server
+// sends its features next, without a new header; after a resumption it may leave them out (XEP-0198 section
+// 9.2).
 func (f *Fleet) sasl2Succeeded(ls *loopState, c *client, e xmlstream.Element) error {
 	l := c.login
 	data, _ := e.Child(xmpp.AdditionalData)
@@ -388,10 +478,33 @@ func (f *Fleet) sasl2Succeeded(ls *loopState, c *client, e xmlstream.Element) er
 	}
 	l.endPart(f, &l.authed, f.stepOf(l, partAuth), ls)
 	l.sasl, l.stage = nil, awaitFeaturesAgain // without a header
-	if _, ok := e.Child(xmpp.Bound2); ok {
-		j, _ := e.Child(xmpp.AuthorizationID)
-		f.noteBound(ls, c, string(j.Text()))
-		l.bound = true
+	if x, ok := e.Child(xmpp.SMResumed); ok && l.resuming {
+		return f.resumed(ls, c, x)
+	}
+	if x, ok := e.Child(xmpp.SMFailed); ok && l.resuming {
+		f.refused(ls, c, x)
+	}
+	bound, ok := e.Child(xmpp.Bound2)
+	if !ok {
+		return nil
+	}
+	j, _ := e.Child(xmpp.AuthorizationID)
+	f.noteBound(ls, c, string(j.Text()))
+	l.bound = true
+	f.forgetSession(c)
+	if l.asked&awaitsSM != 0 {
+		x, ok := bound.Child(xmpp.SMEnabled)
+		if !ok {
+			return Failure{"the server binds a resource, and does not turn stream management on", "look at its log"}
+		}
+		c.sm = new(smState)
+		c.enabled(x)
+	}
+	if l.asked&awaitsCarbons != 0 {
+		c.flags |= flagCarbons
+	}
+	if l.asked&awaitsNothing != 0 {
+		c.flags |= flagInactive
 	}
 	return nil
 }
@@ -406,30 +519,36 @@ func (f *Fleet) noteBound(ls *loopState, c *client, jid string) {
 }
 
 // afterBind sends what a client asks for after bind, in one write: stream management, a session if
-// the server wants it, carbons, the roster, and its presence. With Clients.Quiet the login ends
-// here, otherwise with the roster.
+// the server wants it, carbons, that it is inactive, the roster, and its presence, without what it has asked
+// for within SASL2. The client is online when all is answered.
 func (f *Fleet) afterBind(ls *loopState, c *client) error {
-	b := f.scratch(c)
-	if f.sc.Clients.SM {
-		c.sm = &smState{}
-		c.flags |= flagSM
-		b = append(b, "<enable xmlns='"+xmpp.NSSM+"' resume='true'/>"...)
+	l, own := c.login, &f.sc.Clients
+	l.stage = awaitSession
+	if own.SM && l.asked&awaitsSM == 0 {
+		c.conn.Append(appendEnable(f.scratch(c)))
+		c.sm = new(smState) // counts what is sent from here on; what comes counts from <enabled/> on
+		l.awaits |= awaitsSM
 	}
-	if f.needsSession.Load() { // after <enable/>: stanzas before <enabled/> are not counted
-		b = append(b, "<iq type='set' id='session'><session xmlns='"+xmpp.NSSession+"'/></iq>"...)
+	if f.needsSession.Load() {
+		f.send(c, append(f.scratch(c), "<iq type='set' id='session'><session xmlns='"+xmpp.NSSession+"'/></iq>"...))
 	}
-	if f.sc.Clients.Carbons {
+	if own.Carbons && l.asked&awaitsCarbons == 0 {
 		c.flags |= flagCarbons
-		b = append(b, "<iq type='set' id='carbons'><enable xmlns='"+xmpp.NSCarbons+"'/></iq>"...)
+		f.send(c, append(f.scratch(c), "<iq type='set' id='carbons'><enable xmlns='"+xmpp.NSCarbons+"'/></iq>"...))
+		l.awaits |= awaitsCarbons
 	}
-	if f.sc.Clients.Quiet {
-		c.conn.Append(b)
+	if own.Inactive && l.asked&awaitsNothing == 0 {
+		c.conn.Append([]byte(sayInactive))
+		c.flags |= flagInactive
+	}
+	if !own.Quiet {
+		f.send(c, append(f.scratch(c), "<iq type='get' id='roster'><query xmlns='"+xmpp.NSRoster+"'/></iq>"...))
+		f.send(c, append(f.scratch(c), "<presence/>"...))
+		l.awaits |= awaitsRoster
+	}
+	if l.awaits == 0 {
 		f.loggedIn(ls, c)
-		return nil
 	}
-	b = append(b, "<iq type='get' id='roster'><query xmlns='"+xmpp.NSRoster+"'/></iq><presence/>"...)
-	c.conn.Append(b)
-	c.login.stage = awaitRoster
 	return nil
 }
 
@@ -457,11 +576,20 @@ func (f *Fleet) noteFeatures(e xmlstream.Element) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if _, ok := e.Child(xmpp.Authentication); ok {
+	if a, ok := e.Child(xmpp.Authentication); ok {
 		f.serverFeatures["sasl2"] = true
+		inline, _ := a.Child(xmpp.Inline)
+		bind, _ := inline.Child(xmpp.Bind2)
+		list, _ := bind.Child(xmpp.Bind2Inline)
+		for k, ok := list.First(); ok; k, ok = k.Next() {
+			v, _ := k.Attr(xmpp.AttrVar)
+			f.noteFeature(string(v))
+		}
 	}
-	if _, ok := e.Child(xmpp.SM); ok {
-		f.serverFeatures["sm"] = true
+	for k, ok := e.First(); ok; k, ok = k.Next() {
+		if k.Is(xmpp.SM) || k.Is(xmpp.CSI) {
+			f.noteFeature(string(k.Space()))
+		}
 	}
 	if s, ok := e.Child(xmpp.Session); ok {
 		if _, ok := s.Child(xmpp.Optional); !ok {
@@ -470,5 +598,16 @@ func (f *Fleet) noteFeatures(e xmlstream.Element) {
 	}
 	if _, ok := e.Child(xmpp.Bind); ok {
 		f.featuresSeen.Store(2)
+	}
+}
+
+// noteFeature notes that the server offers what has this namespace, where scenarios have a name for it. The
+// caller holds f.mu.
+func (f *Fleet) noteFeature(space string) {
+	switch space {
+	case xmpp.NSSM:
+		f.serverFeatures["sm"] = true
+	case xmpp.NSCSI:
+		f.serverFeatures["csi"] = true
 	}
 }

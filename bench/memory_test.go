@@ -54,7 +54,7 @@ func stubProcess(t *testing.T) Target {
 
 // serveStub is that process: it ends with its input.
 func serveStub() {
-	s, err := stub.Start(stub.Config{})
+	s, err := stub.Start(stub.Config{Mobile: true})
 	if err != nil {
 		panic(err)
 	}

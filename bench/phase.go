@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +34,12 @@ func (f *Fleet) Phase(ctx context.Context, k int, part Assignment) error {
 	defer cancel()
 	f.failures.Store(0)
 	f.firstFailure.Store(nil)
+	f.phase.Store(int32(k))
+	f.phaseBegan.Store(start)
+	f.restarting.Store(p.Kind == Restart)
+	defer func() { // the server may be stopped before the restart is known here
+		f.restarting.Store(k+1 < len(f.sc.Phases) && f.sc.Phases[k+1].Kind == Restart)
+	}()
 	switch p.Kind {
 	case Ramp:
 		err := f.rampRounds(ctx, k, list, start, part)
@@ -54,6 +61,14 @@ func (f *Fleet) Phase(ctx context.Context, k int, part Assignment) error {
 		return f.join(ctx, k, list, part)
 	case Carbons:
 		return f.turnCarbons(ctx, k, list)
+	case SM:
+		return f.turnSM(ctx, k, list)
+	case CSI:
+		return f.turnCSI(ctx, k, list)
+	case Cut:
+		return f.cut(ctx, list)
+	case Restart:
+		return f.awaitOffline(ctx)
 	case Fill:
 		return f.fill(ctx, k, list, part)
 	case Push:
@@ -238,6 +253,7 @@ func (f *Fleet) storm(ctx context.Context, k int, list []*client, start int64, p
 		}
 	}
 	at := now()
+	f.phaseBegan.Store(at)
 	f.onLoops(dropped, func(_ *loopState, c *client) { f.disconnect(c, p.Gentle) })
 	for f.disconnecting.Load() > 0 {
 		if !f.awaitNotify(ctx) {
@@ -257,13 +273,13 @@ func (f *Fleet) storm(ctx context.Context, k int, list []*client, start int64, p
 
 // drain ends the streams of list, and waits until no connection is being closed, or the length is over.
 func (f *Fleet) drain(ctx context.Context, list []*client) error {
-	f.onLoops(list, func(_ *loopState, c *client) { f.disconnect(c, true) })
-	for f.disconnecting.Load() > 0 {
-		if !f.awaitNotify(ctx) {
-			return contextError(ctx)
+	f.onLoops(list, func(_ *loopState, c *client) {
+		if c.conn == nil {
+			f.forgetSession(c) // that rests
 		}
-	}
-	return nil
+		f.disconnect(c, true)
+	})
+	return f.awaitDisconnected(ctx)
 }
 
 // completePending ends the join or subscription of c that waits for an answer from the bare address to,
@@ -312,7 +328,8 @@ func (f *Fleet) failRequester(c *client, to []byte, why Failure) {
 	ls.loop.Post(func() { f.completePending(ls, o, bare, false, why) })
 }
 
-// befriend makes subscriptions to presence. With Stars, the first clients of list each get Friends
+// befriend makes subscriptions to presence. With To, each client of list gets Friends subscribers of that
+// group, in turn. With Stars, the first clients of list each get Friends
 // subscribers among the others; otherwise each client gets the Friends clients that follow it in
 // list. At most InFlight are unanswered. The contact's client approves by itself: see presence.
 func (f *Fleet) befriend(ctx context.Context, k int, list []*client) error {
@@ -321,7 +338,19 @@ func (f *Fleet) befriend(ctx context.Context, k int, list []*client) error {
 	f.limitInFlight(p.InFlight)
 	type subscription struct{ subscriber, contact *client }
 	var pairs []subscription
-	if p.Stars > 0 {
+	if p.To != "" {
+		to := f.members(p.To)
+		if len(list) > 0 && len(to) == 0 {
+			return Failure{fmt.Sprintf("no client of group %s is in this process", p.To),
+				"that group needs two clients for each process: fewer --workers"}
+		}
+		each := min(cmp.Or(p.Friends, max(1, len(to)/max(1, len(list)))), len(to))
+		for i, c := range list {
+			for j := range each {
+				pairs = append(pairs, subscription{to[(i*each+j)%len(to)], c})
+			}
+		}
+	} else if p.Stars > 0 {
 		n := min(p.Stars, len(list))
 		others := list[n:]
 		if len(others) < p.Friends {
@@ -382,7 +411,7 @@ func (f *Fleet) request(ctx context.Context, c *client, w pendingRequest,
 		y.Sent++
 		w.at = now()
 		c.pending = append(c.pending, w)
-		c.conn.Append(stanza(f.scratch(c)))
+		f.send(c, stanza(f.scratch(c)))
 	})
 	return nil
 }
@@ -413,7 +442,7 @@ func (f *Fleet) presence(ls *loopState, c *client, e xmlstream.Element, kind []b
 	case "subscribe":
 		b := append(f.scratch(c), "<presence type='subscribed' to='"...)
 		b = xmlstream.AppendValue(b, from)
-		c.conn.Append(append(b, "'/>"...))
+		f.send(c, append(b, "'/>"...))
 		return
 	case "subscribed":
 		f.completePending(ls, c, bareJID(from), true, Failure{})
@@ -428,6 +457,10 @@ func (f *Fleet) presence(ls *loopState, c *client, e xmlstream.Element, kind []b
 			f.failRequester(c, bareJID(from), why)
 		}
 		return
+	}
+	if f.sc.Groups[c.group].Observes && (len(kind) == 0 || string(kind) == "unavailable") &&
+		string(bareJID(from)) != f.bareAddress(c) {
+		f.countEvent(ls, countObserved)
 	}
 	if len(c.pending) == 0 {
 		return
@@ -452,7 +485,7 @@ func (f *Fleet) presence(ls *loopState, c *client, e xmlstream.Element, kind []b
 		b = xmlstream.AppendValue(b, bareJID(from))
 		b = append(b, "'><query xmlns='"+xmpp.NSMUCOwner+"'><x xmlns='"+xmpp.NSDataForms+
 			"' type='submit'/></query></iq>"...)
-		c.conn.Append(b)
+		f.send(c, b)
 	}
 	f.completePending(ls, c, bareJID(from), true, Failure{})
 }

@@ -35,6 +35,9 @@ type Options struct {
 	// captures profiles. The phase waits for it to return; ctx ends if the run is interrupted. The
 	// files that it names are in the result.
 	Capture func(ctx context.Context, p *Phase) []result.File
+	// Restart stops the server (SIGTERM), starts it again with its data, and returns when it takes clients: its
+	// processes are pids then. nil: the server was not started here, and a scenario can't restart it.
+	Restart func(ctx context.Context) (pids []int, err error)
 	Tool    result.Tool // Tool describes canto-bench, for the result.
 }
 
@@ -120,7 +123,12 @@ func Run(outer context.Context, sc *Scenario, t Target, o Options) (*result.Run,
 	if err := t.Check(sc.Clients.TLS); err != nil {
 		return nil, err
 	}
-	c := &collector{scenario: sc, options: o, all: newTotal(), loopTurns: make(map[string]loopTurns),
+	if o.Restart == nil && slices.ContainsFunc(sc.Phases, func(p Phase) bool { return p.Kind == Restart }) {
+		return nil, Failure{"the scenario restarts the server, which was not started here",
+			"--peer canto, prosody or ejabberd"}
+	}
+	c := &collector{scenario: sc, heap: make(map[string]float64),
+		restarted: make(chan []int, 1), options: o, all: newTotal(), loopTurns: make(map[string]loopTurns),
 		interval: newTotal(), began: time.Now()}
 	c.steps, c.first = plan(sc)
 	c.run = &result.Run{Format: result.Format, Scenario: result.Scenario{Name: sc.Name, About: sc.About,
@@ -239,8 +247,13 @@ type collector struct {
 	all      *total // counts of the whole run
 	interval *total // counts since the last sample
 
-	bound int          // clients that are online
-	base  result.Usage // usage of the server before any client was connected
+	bound   int // clients that are online
+	resting int // clients that are not, and can resume their session
+	// live heap of the server by phase, in bytes, after a collection and without the cache of its store: at
+	// the ends of settles that are compared; empty if it is no Go program with a debug listener
+	heap      map[string]float64
+	restarted chan []int   // the server's processes after a restart
+	base      result.Usage // usage of the server before any client was connected
 	// sizes of the kernel's slab caches at that time; nil: unknown
 	slabs              map[string]int64
 	baseClient         result.Usage // usage of the workers at that time
@@ -291,7 +304,7 @@ func (c *collector) collect() error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	c.bound = 0
+	c.bound, c.resting = 0, 0
 	c.client = result.Usage{}
 	for i, t := range ticks {
 		if c.apart[i] {
@@ -300,6 +313,7 @@ func (c *collector) collect() error {
 		c.all.add(t)
 		c.interval.add(t)
 		c.bound += t.Bound
+		c.resting += t.Resting
 		c.client.Add(t.Usage)
 	}
 	c.run.Sessions = max(c.run.Sessions, c.bound)
@@ -317,7 +331,7 @@ func (c *collector) sample() {
 	by := map[string]*tally{}
 	for id, t := range c.interval.steps {
 		st := c.steps[id]
-		if st.isPart {
+		if st.isPart || st.counts != 0 {
 			continue
 		}
 		if by[st.name] == nil {
@@ -354,7 +368,7 @@ func (c *collector) sample() {
 // the capture, if there is one; it collects every 100 ms and samples each Interval, while workers
 // run the phase, and after a hold, storm or drain until all expected deliveries have come, or the
 // Grace is over; an error of a worker cancels the others; it notes usage and counters of the end.
-func (c *collector) phase(ctx context.Context, k int) error {
+func (c *collector) phase(ctx context.Context, k int) (err error) {
 	p := &c.scenario.Phases[k]
 	c.current = k
 	ph := result.Phase{Name: p.Name, Kind: p.Kind, From: time.Since(c.began).Seconds()}
@@ -374,7 +388,7 @@ func (c *collector) phase(ctx context.Context, k int) error {
 	c.lastClient = c.client
 	c.lastSample = time.Now()
 	c.run.Phases = append(c.run.Phases, ph)
-	done := make(chan error, len(c.workers))
+	done := make(chan error, len(c.workers)+1)
 	phctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var marks chan []result.File
@@ -385,20 +399,28 @@ func (c *collector) phase(ctx context.Context, k int) error {
 	for _, w := range c.workers {
 		go func() { done <- w.Phase(phctx, k) }()
 	}
-	// What the phase waits for when the workers have ended it: its deliveries, or, in a ramp, the messages
-	// that waited for those who log in.
+	working := len(c.workers)
+	if p.Kind == Restart {
+		working++
+		go func() { done <- c.restart(phctx, time.Duration(p.Length)) }()
+	}
+	// What the phase waits for when the workers have ended it: its deliveries; in a ramp, the messages that
+	// waited for those who log in; in a csi, the presence that was held back.
 	awaited := func(id uint16) bool {
-		if p.Kind == Ramp {
-			return c.steps[id].away
+		switch st := &c.steps[id]; p.Kind {
+		case Ramp:
+			return st.away
+		case CSI:
+			return st.held && p.Off
+		default:
+			return id >= c.first[k] && !st.away && !st.held
 		}
-		return id >= c.first[k] && !c.steps[id].away
 	}
 	start := time.Now()
 	var first error
 	every := time.NewTicker(100 * time.Millisecond)
 	defer every.Stop()
 	c.progress(p, start)
-	working := len(c.workers)
 	var ended time.Time // when the workers had ended the phase
 	for {
 		select {
@@ -424,7 +446,7 @@ func (c *collector) phase(ctx context.Context, k int) error {
 			c.progress(p, start)
 		}
 		if working == 0 && (first != nil || ctx.Err() != nil ||
-			!slices.Contains([]string{Hold, Storm, Drain, Ramp}, p.Kind) ||
+			!slices.Contains([]string{Hold, Storm, Drain, Ramp, CSI}, p.Kind) ||
 			c.all.missing(awaited) == 0 || time.Since(ended) > time.Duration(p.Grace)) {
 			break
 		}
@@ -438,8 +460,16 @@ func (c *collector) phase(ctx context.Context, k int) error {
 	}
 	q := &c.run.Phases[len(c.run.Phases)-1]
 	q.To = time.Since(c.began).Seconds()
-	q.Sessions = c.bound
+	q.Sessions, q.Resting = c.bound, c.resting
 	q.Client = c.client.Since(client)
+	if p.Kind == Restart && first == nil {
+		if pids := <-c.restarted; c.server != nil {
+			if c.server, err = sampler.Open(pids...); err != nil {
+				return err
+			}
+		}
+		before, c.lastServer = result.Usage{}, result.Usage{} // figures are of the new processes
+	}
 	if c.server != nil {
 		u, err := c.server.Usage()
 		if err != nil {
@@ -451,8 +481,11 @@ func (c *collector) phase(ctx context.Context, k int) error {
 			q.Slabs = c.slabGrowth()
 		}
 		q.Server = &d
+		if p.Kind == Settle && c.compared(p) {
+			c.collectGarbage(ctx, p.Name)
+		}
 	}
-	if now, ok := c.scrapeTurns(); ok && counts {
+	if now, ok := c.scrapeTurns(); ok && counts && p.Kind != Restart {
 		now.long -= since.long
 		now.busy, now.flooding, now.wall = now.busy-since.busy, now.flooding-since.flooding, now.wall-since.wall
 		c.loopTurns[q.Name] = now
@@ -461,6 +494,40 @@ func (c *collector) phase(ctx context.Context, k int) error {
 		first = ctx.Err()
 	}
 	return first
+}
+
+// restart restarts the server, and goes on sampling its new processes. The length bounds it.
+func (c *collector) restart(ctx context.Context, length time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, length)
+	defer cancel()
+	pids, err := c.options.Restart(ctx)
+	if err != nil {
+		return Failure{fmt.Sprintf("the server was not restarted: %v", err), "look at its log"}
+	}
+	c.restarted <- pids
+	return nil
+}
+
+// compared reports whether the server's memory at the end of the settle p is compared with that of another.
+func (c *collector) compared(p *Phase) bool {
+	return p.Base != "" || slices.ContainsFunc(c.scenario.Phases, func(q Phase) bool {
+		return q.Kind == Settle && q.Base == p.Name
+	})
+}
+
+// collectGarbage makes the server collect its garbage, if it is a Go program with a debug listener, and notes
+// its live heap at the end of the phase.
+func (c *collector) collectGarbage(ctx context.Context, phase string) {
+	if c.scraper == nil || c.target.Profiles == "" {
+		return
+	}
+	if err := sampler.CollectGarbage(ctx, c.target.Profiles); err != nil {
+		return
+	}
+	m, err := c.scraper.Scrape(ctx)
+	if live, ok := m["go_gc_heap_live_bytes"]; err == nil && ok {
+		c.heap[phase] = live - m["canto_store_cache_bytes"]
+	}
 }
 
 // loopTurns are what a server's metrics say of its event loops. Canto has these metrics.
@@ -506,9 +573,14 @@ func (c *collector) progress(p *Phase, start time.Time) {
 		g.Goal, g.Now, g.Waiting = c.scenario.Sessions(), c.bound, "sessions bound"
 	case Drain:
 		g.Waiting = "streams to end"
-	case Join, Befriend, Carbons, Push, Fill:
+	case Cut:
+		g.Waiting = "connections to end"
+	case Restart:
+		g.Waiting = "the server to stop and to start"
+	case Join, Befriend, Carbons, SM, CSI, Push, Fill:
 		g.Waiting = map[string]string{Join: "rooms to fill", Befriend: "subscriptions",
-			Carbons: "clients to turn carbons on or off", Push: "clients to register",
+			Carbons: "clients to turn carbons on or off", SM: "clients to turn stream management on",
+			CSI: "clients to say whether they are active", Push: "clients to register",
 			Fill: "messages to arrive"}[p.Kind]
 		if t := c.all.steps[c.first[c.current]]; t != nil {
 			g.Now, g.Goal = int(t.Done), int(t.Intended)
@@ -547,7 +619,7 @@ func (c *collector) finish() {
 	}
 	for _, st := range c.steps {
 		t := c.all.steps[st.id]
-		if t == nil {
+		if t == nil || st.counts != 0 {
 			continue
 		}
 		s := result.Step{Phase: c.scenario.Phases[st.phase].Name, Name: st.name, Open: st.open,

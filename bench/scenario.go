@@ -21,7 +21,7 @@ import (
 type Scenario struct {
 	Name  string `toml:"name,omitempty"`  // Name is for reports.
 	About string `toml:"about,omitempty"` // About says in a sentence what it measures.
-	// Requires are features that the server must offer: "muc", "mam", "sm", "carbons", "push", "sasl2",
+	// Requires are features that the server must offer: "muc", "mam", "sm", "carbons", "csi", "push", "sasl2",
 	// "register".
 	Requires []string `toml:"requires,omitempty"`
 	Clients  Clients  `toml:"clients,omitempty"` // Clients is what all clients have in common.
@@ -51,9 +51,13 @@ type Clients struct {
 	KeyExchange string `toml:"key_exchange,omitempty"`
 	// Quiet clients ask for no roster and send no presence.
 	Quiet   bool `toml:"quiet,omitempty"`
-	SM      bool `toml:"sm,omitempty"`                  // SM turns stream management on (XEP-0198).
-	Carbons bool `toml:"carbons,omitempty"`             // Carbons turns message carbons on (XEP-0280).
-	Timeout Span `toml:"timeout,omitempty" least:"1ms"` // Timeout of a login; 0: 60 s.
+	SM      bool `toml:"sm,omitempty"`      // SM turns stream management on (XEP-0198).
+	Carbons bool `toml:"carbons,omitempty"` // Carbons turns message carbons on (XEP-0280).
+	// Resume lets clients that have lost their connection resume their session at the next login, with SM.
+	Resume bool `toml:"resume,omitempty"`
+	// Inactive clients say that their user does not look at them (XEP-0352).
+	Inactive bool `toml:"inactive,omitempty"`
+	Timeout  Span `toml:"timeout,omitempty" least:"1ms"` // Timeout of a login; 0: 60 s.
 }
 
 // A Group is clients that do the same. Without any, all clients are one group, "all".
@@ -69,6 +73,8 @@ type Group struct {
 	// do not wait for it, and its lag does not count. The group acts within itself only. Agents do not
 	// support it.
 	Apart bool `toml:"apart,omitempty"`
+	// Observes counts the presence of contacts that comes to the clients of the group, in each phase.
+	Observes bool `toml:"observes,omitempty"`
 }
 
 // Kinds of phases.
@@ -79,9 +85,13 @@ const (
 	Befriend = "befriend" // makes subscriptions to presence
 	Join     = "join"     // enters chat rooms
 	Carbons  = "carbons"  // turns message carbons on or off (XEP-0280)
+	SM       = "sm"       // turns stream management on (XEP-0198)
+	CSI      = "csi"      // clients say that they are inactive, or active again (XEP-0352)
 	Push     = "push"     // registers with an app server of the run (XEP-0357)
 	Fill     = "fill"     // writes a number of messages to each client of a group
 	Settle   = "settle"   // waits, for servers that tidy up before memory is measured
+	Cut      = "cut"      // resets the connections, without an end of the streams
+	Restart  = "restart"  // the server is stopped (SIGTERM) and started again
 	Drain    = "drain"    // waits for deliveries, then ends the streams
 )
 
@@ -94,7 +104,8 @@ type Phase struct {
 	// Length of a hold or a settle. Other phases may not take longer; their default is 10 minutes.
 	Length Span `toml:"length,omitempty" least:"1ms" usual:"none"`
 	// Grace is how long a hold waits for deliveries when its Length is over; 0: 10 s. It ends as soon
-	// as none is missing. Of a ramp it is how long it waits for messages that were kept for its clients.
+	// as none is missing. Of a ramp it is how long it waits for messages that were kept for its clients; of
+	// a csi with Off for presence that was held back.
 	Grace Span `toml:"grace,omitempty" least:"1ms"`
 	// Rate of logins, in an open loop; 0: a closed loop, see InFlight.
 	Rate Rate `toml:"rate,omitempty" least:"1/h"`
@@ -118,7 +129,8 @@ type Phase struct {
 	Rooms     int `toml:"rooms,omitempty" least:"1" usual:"none"`
 	Occupants int `toml:"occupants,omitempty" least:"1" usual:"none"` // Occupants: see Rooms.
 	// To of push is the group of its app servers, whose clients are online; of fill that which gets the
-	// messages.
+	// messages; of befriend that of the subscribers, of which each client gets Friends in turn, or so many that
+	// all of To have a contact.
 	To string `toml:"to,omitempty"`
 	// Rows of fill is how many messages each client of To gets.
 	Rows int `toml:"rows,omitempty" least:"1" usual:"none"`
@@ -126,10 +138,12 @@ type Phase struct {
 	Away bool `toml:"away,omitempty"`
 	// Rounds of a ramp: it logs the clients in so often, and ends their streams in between; 0: once.
 	Rounds int `toml:"rounds,omitempty" least:"1"`
-	// Off of carbons: they are turned off.
+	// Off of carbons: they are turned off. Of csi: the clients are active again.
 	Off bool `toml:"off,omitempty"`
 	// Base of a hold or a ramp is the name of an earlier one that does the same without what is to be
-	// measured: the figure added_cpu_us is by how much an operation of this phase costs the server more.
+	// measured: the figure added_cpu_us is by how much an operation of this phase costs the server more, and
+	// cpu_ratio is how many times as much. Of a settle it is an earlier one: what has come since, resting
+	// sessions or messages to clients that are away, is what the server's memory has grown by.
 	Base string `toml:"base,omitempty"`
 	// Do has the actions of a hold or a storm, which run side by side.
 	Do []Action `toml:"do,omitempty"`
@@ -201,6 +215,9 @@ type Action struct {
 	// Copies of chat is the group with Of that gets carbons of what To receives. They are counted as a step
 	// of their own, "chat-carbons".
 	Copies string `toml:"copies,omitempty"`
+	// Held of presence: the receivers have said in a phase of kind csi that they are inactive. A presence
+	// that is superseded by a later one is done when that comes; the last one in a csi with Off.
+	Held bool `toml:"held,omitempty"`
 	// Stars of presence: only the first clients of the group send; 0: those with subscribers.
 	Stars int `toml:"stars,omitempty" least:"0"`
 
@@ -263,9 +280,10 @@ func Parse(name string, text []byte) (*Scenario, error) {
 }
 
 var (
-	phaseKinds  = []string{Ramp, Hold, Storm, Befriend, Join, Carbons, Push, Fill, Settle, Drain}
+	phaseKinds = []string{Ramp, Hold, Storm, Befriend, Join, Carbons, SM, CSI, Push, Fill, Settle, Cut,
+		Restart, Drain}
 	actionKinds = []string{Chat, Presence, Roster, GroupChat, Archive, Ping, Slow, Flood}
-	features    = []string{"muc", "mam", "sm", "carbons", "push", "sasl2", "register"}
+	features    = []string{"muc", "mam", "sm", "carbons", "csi", "push", "sasl2", "register"}
 )
 
 // Check fills in defaults, and returns an error if the scenario can't be run. The error is a
@@ -295,6 +313,10 @@ func (s *Scenario) Check() error {
 		return tomlstrict.At(tomlstrict.Path{"clients", "key_exchange"},
 			"clients.key_exchange is %q: X25519, P-256, X25519MLKEM768, or nothing for what crypto/tls offers",
 			s.Clients.KeyExchange)
+	}
+	if s.Clients.Resume && !s.Clients.SM {
+		return tomlstrict.At(tomlstrict.Path{"clients", "resume"},
+			"clients.resume is for sessions with stream management: sm = true")
 	}
 	for _, f := range s.Requires {
 		if !slices.Contains(features, f) {
@@ -427,8 +449,21 @@ func (s *Scenario) Check() error {
 				"clients: fewer "+
 				"friends, or more clients", p.Name, p.Friends, clients-min(p.Stars, clients))
 		}
-		if p.Kind == Befriend && p.Friends <= 0 {
+		if p.Kind == Befriend && p.To != "" {
+			if !names[p.To] || slices.Contains(p.Group, p.To) || s.apart(p.To) {
+				return tomlstrict.At(here("to"), "phase %q: to is %q: it is the group of the subscribers, which have "+
+					"none themselves", p.Name, p.To)
+			}
+			if p.Stars > 0 {
+				return tomlstrict.At(here("stars"), "phase %q: with to, each client has subscribers: leave stars out",
+					p.Name)
+			}
+		}
+		if p.Kind == Befriend && p.To == "" && p.Friends <= 0 {
 			return tomlstrict.At(here("friends"), "phase %q: how many friends?", p.Name)
+		}
+		if p.Kind == SM && s.Clients.SM {
+			return tomlstrict.At(here("kind"), "phase %q: with clients.sm, stream management is on already", p.Name)
 		}
 		if p.Kind == Join && (p.Rooms <= 0 || p.Occupants <= 0) {
 			return tomlstrict.At(here("rooms"), "phase %q: how many rooms and occupants?", p.Name)
@@ -485,6 +520,9 @@ func (s *Scenario) checkAway() error {
 			case a.Away && !with(s.Phases[i+1:], Ramp, a.To):
 				return tomlstrict.At(append(here, "away"), "phase %q: %q: no ramp after it logs %q in and has a grace, "+
 					"in which the messages come: all would count as lost", p.Name, a.Step, a.To)
+			case a.Held && !slices.ContainsFunc(s.Phases[i+1:], func(q Phase) bool { return q.Kind == CSI && q.Off }):
+				return tomlstrict.At(append(here, "held"), "phase %q: %q: no csi with off comes after it, in which the "+
+					"last presence comes: it would count as lost", p.Name, a.Step)
 			case a.Pushed && !with(s.Phases[:i], Push, a.To):
 				return tomlstrict.At(append(here, "pushed"), "phase %q: %q: no phase of kind push before it registers "+
 					"%q", p.Name, a.Step, a.To)
@@ -505,9 +543,9 @@ func (p *Phase) checkFields(here func(key string) tomlstrict.Path) error {
 		kinds []string
 	}{
 		{"rate", p.Rate != 0, []string{Ramp, Storm}},
-		{"in_flight", p.InFlight != 0, []string{Ramp, Storm, Befriend, Join, Carbons, Push, Fill}},
-		{"grace", p.Grace != 0, []string{Hold, Ramp}},
-		{"to", p.To != "", []string{Push, Fill}},
+		{"in_flight", p.InFlight != 0, []string{Ramp, Storm, Befriend, Join, Carbons, SM, CSI, Push, Fill}},
+		{"grace", p.Grace != 0, []string{Hold, Ramp, CSI}},
+		{"to", p.To != "", []string{Push, Fill, Befriend}},
 		{"rows", p.Rows != 0, []string{Fill}},
 		{"away", p.Away, []string{Fill}},
 		{"rounds", p.Rounds != 0, []string{Ramp}},
@@ -518,8 +556,8 @@ func (p *Phase) checkFields(here func(key string) tomlstrict.Path) error {
 		{"friends", p.Friends != 0, []string{Befriend}},
 		{"rooms", p.Rooms != 0, []string{Join}},
 		{"occupants", p.Occupants != 0, []string{Join}},
-		{"off", p.Off, []string{Carbons}},
-		{"base", p.Base != "", []string{Hold, Ramp}},
+		{"off", p.Off, []string{Carbons, CSI}},
+		{"base", p.Base != "", []string{Hold, Ramp, Settle}},
 	} {
 		if f.set && !slices.Contains(f.kinds, p.Kind) {
 			return tomlstrict.At(here(f.key), "phase %q: %s is for a %s: a %s does not use it", p.Name, f.key,
@@ -533,10 +571,13 @@ func (p *Phase) checkFields(here func(key string) tomlstrict.Path) error {
 	switch {
 	case p.Kind == Hold:
 		setDefault(&p.Grace, Span(10*time.Second))
+	case p.Kind == CSI:
+		setDefault(&p.Grace, Span(10*time.Second))
+		setDefault(&p.InFlight, 200)
 	case p.Kind == Join:
 		setDefault(&p.InFlight, 1)
 	case (p.Kind == Ramp || p.Kind == Storm) && p.Rate == 0,
-		slices.Contains([]string{Befriend, Carbons, Push, Fill}, p.Kind):
+		slices.Contains([]string{Befriend, Carbons, SM, Push, Fill}, p.Kind):
 		setDefault(&p.InFlight, 200)
 	}
 	if p.Kind == Storm {
@@ -691,6 +732,7 @@ func (a *Action) check(s *Scenario, p *Phase, groups, steps map[string]bool) err
 		{"away", a.Away, a.Kind == Chat && a.To != "", "chat with to"},
 		{"pushed", a.Pushed, a.Kind == Chat && a.Away, "chat with away"},
 		{"stars", a.Stars != 0, a.Kind == Presence, "presence"},
+		{"held", a.Held, a.Kind == Presence && a.Rate != 0, "presence with a rate"},
 	} {
 		if f.set && !f.means {
 			return tomlstrict.At(tomlstrict.Path{f.key}, "%q does not use %s: it is for %s", a.Step, f.key, f.what)
@@ -777,16 +819,20 @@ type Overrides struct {
 	// Rate is "max" or nothing: operations of holds that have a rate follow each other instead, with
 	// MaxWindow in flight.
 	Rate      string `toml:"rate"`
-	Rows      int    `toml:"rows" least:"1"`      // Rows of each fill of archives.
-	Length    Span   `toml:"length" least:"1ms"`  // Length of each hold.
-	TLS       string `toml:"tls"`                 // TLS: see Clients.
-	Mechanism string `toml:"mechanism"`           // Mechanism: see Clients.
-	SASL2     string `toml:"sasl2"`               // SASL2: see Clients.
-	FAST      bool   `toml:"fast"`                // FAST turns it on.
-	SM        bool   `toml:"sm"`                  // SM turns it on.
-	Carbons   bool   `toml:"carbons"`             // Carbons turns it on.
-	Friends   int    `toml:"friends" least:"1"`   // Friends of each befriend phase.
-	Occupants int    `toml:"occupants" least:"1"` // Occupants of each join phase.
+	Rows      int    `toml:"rows" least:"1"`     // Rows of each fill of archives.
+	Length    Span   `toml:"length" least:"1ms"` // Length of each hold.
+	TLS       string `toml:"tls"`                // TLS: see Clients.
+	Mechanism string `toml:"mechanism"`          // Mechanism: see Clients.
+	SASL2     string `toml:"sasl2"`              // SASL2: see Clients.
+	FAST      bool   `toml:"fast"`               // FAST turns it on.
+	SM        bool   `toml:"sm"`                 // SM turns it on.
+	Carbons   bool   `toml:"carbons"`            // Carbons turns it on.
+	Resume    bool   `toml:"resume"`             // Resume turns it on, with SM.
+	// Restart puts a restart of the server before the first ramp that logs clients in again which were cut
+	// off; the other clients come back before them.
+	Restart   bool `toml:"restart"`
+	Friends   int  `toml:"friends" least:"1"`   // Friends of each befriend phase.
+	Occupants int  `toml:"occupants" least:"1"` // Occupants of each join phase.
 }
 
 // MaxWindow is how many operations are in flight where [Overrides] has the rate "max".
@@ -807,6 +853,30 @@ func (s *Scenario) overrideRows(rows int) error {
 	return nil
 }
 
+// overrideRestart inserts a restart before the first ramp after a cut, and between them a ramp of the groups
+// that are not in it, and a settle in which they get what they missed.
+func (s *Scenario) overrideRestart() error {
+	if at := slices.IndexFunc(s.Phases, func(p Phase) bool { return p.Kind == Cut }); at >= 0 {
+		if next := slices.IndexFunc(s.Phases[at:], func(p Phase) bool { return p.Kind == Ramp }); next >= 0 {
+			at += next
+			var others []string
+			for _, g := range s.Groups {
+				if !slices.Contains(s.Phases[at].Group, g.Name) {
+					others = append(others, g.Name)
+				}
+			}
+			more := []Phase{{Name: "restart", Kind: Restart}}
+			if len(others) > 0 {
+				more = append(more, Phase{Name: "others-back", Kind: Ramp, Group: others},
+					Phase{Name: "others-settle", Kind: Settle, Length: Span(2 * time.Second)})
+			}
+			s.Phases = slices.Insert(s.Phases, at, more...)
+			return nil
+		}
+	}
+	return errors.New("the scenario cuts no clients off that come back: resume does")
+}
+
 // overrideRate makes closed loops of the actions of a hold.
 func (p *Phase) overrideRate() {
 	for i := range p.Do {
@@ -818,9 +888,9 @@ func (p *Phase) overrideRate() {
 
 // Override changes the scenario as the flags of the command line ask, and checks the result. A number of
 // clients is divided among the groups in their old proportions, at least one each; TLS, mechanism and
-// SASL2 replace; FAST, stream management and carbons are only turned on; a length is for phases that
-// hold; rates are factors, and the rate "max" is as many as the server takes. The error says why the
-// scenario can't be run so.
+// SASL2 replace; FAST, stream management, carbons and resumption are only turned on; a length is for phases
+// that hold; rates are factors, and the rate "max" is as many as the server takes; a restart is a phase more.
+// The error says why the scenario can't be run so.
 func (s *Scenario) Override(c Overrides) error {
 	if c.Clients > 0 && s.Clients.Count > 0 {
 		divided := 0
@@ -857,6 +927,11 @@ func (s *Scenario) Override(c Overrides) error {
 	if c.Rate != "" && c.Rate != "max" {
 		return fmt.Errorf("the rate is %q: max, or nothing for that of the scenario", c.Rate)
 	}
+	if c.Restart {
+		if err := s.overrideRestart(); err != nil {
+			return err
+		}
+	}
 	set := func(v *string, to string) {
 		if to != "" {
 			*v = to
@@ -866,7 +941,8 @@ func (s *Scenario) Override(c Overrides) error {
 	set(&s.Clients.Mechanism, c.Mechanism)
 	set(&s.Clients.SASL2, c.SASL2)
 	s.Clients.FAST = s.Clients.FAST || c.FAST
-	s.Clients.SM = s.Clients.SM || c.SM
+	s.Clients.SM = s.Clients.SM || c.SM || c.Resume
+	s.Clients.Resume = s.Clients.Resume || c.Resume
 	s.Clients.Carbons = s.Clients.Carbons || c.Carbons
 	for i := range s.Phases {
 		p := &s.Phases[i]

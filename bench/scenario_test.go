@@ -129,6 +129,19 @@ func TestScenarioRefusesWhatMeansNothing(t *testing.T) {
 			"x.toml:5: phase \"join\": 4 rooms of 3 are more than 10 clients"},
 		{clients + "[[phase]]\nkind='ramp'\nrate='inf/s'", "x.toml:5: "},
 		{clients + "[[phase]]\nkind='ramp'\nrate='1e300/s'", "x.toml:5: "},
+		{clients + "resume=true\n[[phase]]\nkind='ramp'",
+			"x.toml:3: clients.resume is for sessions with stream management: sm = true"},
+		{clients + "sm=true\n[[phase]]\nkind='sm'",
+			"x.toml:5: phase \"sm\": with clients.sm, stream management is on already"},
+		{clients + "[[phase]]\nkind='cut'\noff=true", "x.toml:5: phase \"cut\": off is for a carbons or a csi"},
+		{clients + "[[phase]]\nkind='restart'\nrate='1/s'", "x.toml:5: phase \"restart\": rate is for a ramp"},
+		{twoGroups + "[[phase]]\nkind='befriend'\nto='b'",
+			"x.toml:9: phase \"befriend\": to is \"b\": it is the group of the subscribers"},
+		{twoGroups + "[[phase]]\nkind='befriend'\ngroup=['a']\nto='b'\nstars=1",
+			"x.toml:11: phase \"befriend\": with to, each client has subscribers"},
+		{phase + "kind='presence'\nrate='1/s'\nheld=true",
+			"x.toml:9: phase \"hold\": \"presence\": no csi with off comes after it"},
+		{phase + "kind='chat'\nrate='1/s'\nheld=true", "x.toml:9: phase \"hold\": \"chat\" does not use held"},
 		{phase + "kind='slow'\nrate='1/s'", "x.toml:8: phase \"hold\": \"slow\" does not use rate"},
 		{phase + "kind='flood'\nwindow=3", "x.toml:8: phase \"hold\": \"flood\" does not use window"},
 		{phase + "kind='chat'\nwindow=3\nrate_to='9/s'", "x.toml:9: phase \"hold\": \"chat\" does not use rate_to"},
@@ -356,7 +369,8 @@ func TestScenariosReadTheirOwnSource(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, c := range []Overrides{{}, {Rates: 2, SM: true}, {Clients: s.Clients.Count + 1}} {
+		for _, c := range []Overrides{{}, {Rates: 2, SM: name != "chat-sm"},
+			{Clients: s.Clients.Count + 1}} {
 			if err := s.Override(c); err != nil {
 				t.Errorf("%s: %v", name, err)
 			}

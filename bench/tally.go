@@ -26,7 +26,10 @@ type step struct {
 	copies   string // the group of those devices
 	// the receivers are offline: a message is done when a later login has brought it
 	away   bool
-	pushes uint16 // the step that counts the pushes of its messages; 0: it has none
+	counts countKind // what it counts, besides operations; 0: nothing
+	held   bool      // the receivers are inactive: see Action.Held
+	resume uint16    // of logins: the step that counts sessions that are resumed; 0: it has none
+	pushes uint16    // the step that counts the pushes of its messages; 0: it has none
 }
 
 // A tally is what one loop has counted for one step since the last Collect. Each loop has tallies
@@ -112,6 +115,7 @@ type Counts struct {
 	Steps    map[uint16]*tally // by step
 	Lag      *result.Histogram `json:",omitempty"` // of the loops: how late posted functions ran
 	Bound    int               // clients that are online now
+	Resting  int               `json:",omitempty"` // clients that are not, and can resume their session
 	Refusals []result.Failure  `json:",omitempty"` // kinds of failure
 	Usage    result.Usage      // of the worker's process, since it began
 }
@@ -156,4 +160,46 @@ func (t *total) missing(of func(id uint16) bool) (n uint64) {
 		}
 	}
 	return n
+}
+
+// A countKind is something that happens to clients and is no operation: it is counted in each phase, as Done
+// of a step of its own.
+type countKind uint8
+
+const (
+	countObserved        countKind = 1 + iota // presence that came to a group that observes
+	countInactiveStanzas                      // stanzas that came to inactive clients
+	countInactiveWrites                       // reads of inactive clients: writes of the server, or fewer
+)
+
+// countNames are the names of the steps.
+var countNames = [...]string{"", "observed", "inactive-stanzas", "inactive-writes"}
+
+// counts reports whether something of a kind is counted in the i-th phase.
+func (s *Scenario) counts(kind countKind, i int) bool {
+	switch kind {
+	case countObserved:
+		return s.observes() && s.Phases[i].Kind != Drain // all end there
+	case countInactiveStanzas, countInactiveWrites:
+		return s.Phases[i].Kind == Hold && s.usesCSI()
+	}
+	return false
+}
+
+// countSteps are the ids of the steps of each phase that count something; 0: none does.
+func countSteps(sc *Scenario, steps []step) [][len(countNames)]uint16 {
+	all := make([][len(countNames)]uint16, len(sc.Phases))
+	for _, s := range steps {
+		if s.counts != 0 {
+			all[s.phase][s.counts] = s.id
+		}
+	}
+	return all
+}
+
+// countEvent counts something that has happened to a client of the loop, in the phase that runs.
+func (f *Fleet) countEvent(ls *loopState, kind countKind) {
+	if id := f.counting[f.phase.Load()][kind]; id != 0 {
+		ls.tally(id).Done++
+	}
 }

@@ -393,6 +393,23 @@ func (c *Conn) CloseWith(last []byte, reason error) {
 	}
 }
 
+// Abort closes c with a TCP reset (RFC 9293 section 3.10.5), as a network that fails does: what was not sent
+// is dropped, and the peer gets neither the end of its stream nor that of TLS. A Memory knows no reset, and
+// only closes. OnClose is called later in the turn. If the socket is closed already, Abort does nothing.
+func (c *Conn) Abort() {
+	c.loop.AssertOwned()
+	if c.flags&(flagClosed|flagSocketClosed) != 0 {
+		return
+	}
+	if g, ok := c.sock.(*gnetConn); ok {
+		g.resetOnClose()
+	}
+	c.onClose(nil)
+	if c.flags&flagSocketClosed != 0 {
+		c.sock.Close()
+	}
+}
+
 // Pause stops reading: c leaves the poller's read set, so that TCP's flow control slows the peer. A
 // pause has no deadline of its own; the handler sets one with Arm. The peer's FIN is noticed only after
 // Resume.

@@ -1,6 +1,7 @@
 package reactor_test
 
 import (
+	"crypto/tls"
 	"errors"
 	"net"
 	"net/netip"
@@ -102,6 +103,49 @@ func TestDialFrom(t *testing.T) {
 				t.Fatal(err)
 			}
 			n += k
+		}
+	}
+}
+
+// Abort resets the connection, with and without TLS: the peer gets no end of anything.
+func TestAbort(t *testing.T) {
+	for _, secure := range []bool{false, true} {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+		r, _ := serve(t, reactor.Config{Loops: 1,
+			Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: new(script)}}})
+		cfg := reactor.DialConfig{Addr: ln.Addr().(*net.TCPAddr).AddrPort()}
+		ready, closed := make(chan *reactor.Conn, 1), make(chan error, 1)
+		h := &script{closed: func(_ *reactor.Conn, err error) { closed <- err }}
+		if secure {
+			cfg.TLS = &tls.Config{InsecureSkipVerify: true}
+			h.secure = func(c *reactor.Conn, _ *tls.ConnectionState) { ready <- c }
+		} else {
+			h.open = func(c *reactor.Conn) { ready <- c }
+		}
+		cfg.Handler = h
+		r.Dial(r.Loops()[0], cfg, func(err error) { t.Error(err) })
+		peer, err := ln.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer peer.Close()
+		if secure {
+			peer = tls.Server(peer, &tls.Config{Certificates: []tls.Certificate{certificate(t)}})
+			go peer.(*tls.Conn).Handshake()
+		}
+		c := <-ready
+		r.Loops()[0].Post(func() {
+			c.Append([]byte("never sent"))
+			c.Abort()
+			c.Abort()
+		})
+		<-closed
+		if n, err := peer.Read(make([]byte, 100)); n > 0 || !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("secure %v: the peer read %d bytes, %v", secure, n, err)
 		}
 	}
 }

@@ -589,6 +589,13 @@ func (g *gnetConn) CloseWrite() {
 	}
 }
 
+// resetOnClose makes Close send RST, and drop what was not sent.
+func (g *gnetConn) resetOnClose() {
+	if !g.closed {
+		unix.SetsockoptLinger(g.gc.Fd(), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	}
+}
+
 // Close implements backendConn. gnet calls OnClose, then tries once to write its buffer, and closes the
 // descriptor.
 func (g *gnetConn) Close() { g.gc.EventLoop().Close(g.gc) }

@@ -92,11 +92,14 @@ type Tool struct {
 // A Phase is one stretch of a run.
 type Phase struct {
 	Name string `json:"name"` // Name is unique in a run.
-	// Kind is one of bench's: ramp, hold, storm, befriend, join, carbons, push, fill, settle, drain.
+	// Kind is one of bench's: ramp, hold, storm, befriend, join, carbons, sm, csi, push, fill, settle, cut,
+	// restart, drain.
 	Kind     string  `json:"kind"`
 	From     float64 `json:"from"`     // From and To are seconds since Run.Began.
 	To       float64 `json:"to"`       // To: see From.
 	Sessions int     `json:"sessions"` // Sessions that were bound at its end.
+	// Resting are clients without a connection at its end that can resume their session.
+	Resting int `json:"resting,omitempty"`
 	// Server is what the server's processes used during the phase; nil where they can't be sampled.
 	Server *Usage `json:"server,omitempty"`
 	Client Usage  `json:"client"` // Client is what the processes of the clients used.

@@ -160,6 +160,28 @@ func FetchProfile(ctx context.Context, base, kind string, d time.Duration) ([]by
 	return b, nil
 }
 
+// CollectGarbage makes a Go program collect its garbage, whose /debug/pprof/ of net/http/pprof is at base. It
+// returns when that is done.
+func CollectGarbage(ctx context.Context, base string) error {
+	u, err := url.Parse(base)
+	if err != nil || u.Scheme == "" || u.Host == "" {
+		return fmt.Errorf("%q is not the address of a debug listener: name one like http://127.0.0.1:5290", base)
+	}
+	if u.Path = strings.TrimSuffix(u.Path, "/"); !strings.HasSuffix(u.Path, "/debug/pprof") {
+		u = u.JoinPath("debug/pprof")
+	}
+	u = u.JoinPath("heap")
+	u.RawQuery = "gc=1"
+	ctx, stop := context.WithTimeout(ctx, grace)
+	defer stop()
+	c := client()
+	defer c.CloseIdleConnections()
+	if _, err := get(ctx, c, u.String(), maxProfile); err != nil {
+		return fmt.Errorf("no collection: %w", err)
+	}
+	return nil
+}
+
 // get is the body of an answer with status 200.
 func get(ctx context.Context, c *http.Client, u string, most int64) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)

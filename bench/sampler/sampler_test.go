@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -339,6 +340,25 @@ func TestFetchProfile(t *testing.T) {
 	srv.Close()
 	_, err = FetchProfile(t.Context(), srv.URL, "heap", 0)
 	oneLine(t, err, "[listen] debug on?")
+}
+
+// A collection has happened when CollectGarbage returns, whether or not the base has the path of pprof.
+func TestCollectGarbage(t *testing.T) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	srv := httptest.NewServer(mux)
+	defer srv.Close()
+	for _, base := range []string{srv.URL, srv.URL + "/debug/pprof/", srv.URL + "/debug/pprof"} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		err := CollectGarbage(t.Context(), base)
+		runtime.ReadMemStats(&after)
+		if err != nil || after.NumForcedGC == before.NumForcedGC {
+			t.Errorf("%s: %d collections, then %d: %v", base, before.NumForcedGC, after.NumForcedGC, err)
+		}
+	}
+	oneLine(t, CollectGarbage(t.Context(), "localhost"), "http://127.0.0.1:5290")
+	oneLine(t, CollectGarbage(t.Context(), srv.URL+"/elsewhere"), "404")
 }
 
 func TestTooMuch(t *testing.T) {

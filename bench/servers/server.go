@@ -59,8 +59,11 @@ type Server struct {
 	Profiles      string // Profiles is the URL of its /debug/pprof/; "": none.
 	CA            []byte // CA is its certificate in PEM.
 
-	mu   sync.Mutex // serializes Stop
-	proc *process   // nil: external
+	stopping sync.Mutex // serializes Stop and Restart
+	command  command    // that started it
+	dir      string     // it was started in
+	mu       sync.Mutex // guards proc
+	proc     *process   // nil: external
 }
 
 // A launcher knows how to configure and start one kind of server. One goroutine calls its methods,
@@ -312,7 +315,7 @@ func (p *launch) startServer(ctx context.Context, c command) error {
 	if err != nil {
 		return err
 	}
-	p.server.proc = proc
+	p.server.proc, p.server.command, p.server.dir = proc, c, p.Dir
 	if err := p.server.awaitReady(ctx); err != nil {
 		proc.kill()
 		return err
@@ -334,12 +337,13 @@ func (s *Server) TLS() *tls.Config { return clientTLS(s.Domain, s.CA) }
 // Alive returns nil while the server runs; otherwise one line says how it ended, with its last
 // output.
 func (s *Server) Alive() error {
-	if s.proc == nil {
+	proc := s.process()
+	if proc == nil {
 		return nil
 	}
 	select {
-	case <-s.proc.done:
-		return fmt.Errorf("%s has ended: %s%s", s.Name, s.proc.exitStatus(), s.proc.log.lastOutput())
+	case <-proc.done:
+		return fmt.Errorf("%s has ended: %s%s", s.Name, proc.exitStatus(), proc.log.lastOutput())
 	default:
 		return nil
 	}
@@ -351,15 +355,56 @@ const stopTimeout = 20 * time.Second
 // Stop asks the server to end, waits, and kills it with its children when ctx ends, or after 20 s.
 // No process is left when it returns. The error says that it was killed. It may be called again.
 func (s *Server) Stop(ctx context.Context) error {
-	if s.proc == nil {
-		return nil
-	}
+	s.stopping.Lock()
+	defer s.stopping.Unlock()
+	return s.stop(ctx)
+}
+
+// process is the process that runs now, or ran last; nil: the server is external.
+func (s *Server) process() *process {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.proc
+}
+
+// stop is Stop. The caller holds s.stopping.
+func (s *Server) stop(ctx context.Context) error {
+	proc := s.process()
+	if proc == nil {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
 	defer cancel()
-	if !s.proc.stop(ctx) {
-		return fmt.Errorf("%s did not end when it was asked to, and was killed%s", s.Name, s.proc.log.lastOutput())
+	if !proc.stop(ctx) {
+		return fmt.Errorf("%s did not end when it was asked to, and was killed%s", s.Name, proc.log.lastOutput())
 	}
 	return nil
+}
+
+// Restart stops the server as Stop does, starts it again with the same configuration, ports and data, and
+// returns its processes when it answers, in place of PIDs. After an error nothing runs. A server that was not
+// started here can't be restarted.
+func (s *Server) Restart(ctx context.Context) (pids []int, err error) {
+	s.stopping.Lock()
+	defer s.stopping.Unlock()
+	old := s.process()
+	if old == nil {
+		return nil, fmt.Errorf("%s was not started here", s.Name)
+	}
+	if err := s.stop(ctx); err != nil {
+		return nil, err
+	}
+	old.log.reset()
+	proc, err := startProcess(s.command, s.dir, old.log)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	s.proc = proc
+	s.mu.Unlock()
+	if err := s.awaitReady(ctx); err != nil {
+		proc.kill()
+		return nil, fmt.Errorf("%s: %w%s", s.Name, err, proc.log.lastOutput())
+	}
+	return processTree(proc.pid), nil
 }

@@ -84,6 +84,36 @@ func TestStopKills(t *testing.T) {
 	}
 }
 
+// A restart stops the process, and starts another one with the same ports. After an error nothing runs.
+func TestRestart(t *testing.T) {
+	s, err := Start(t.Context(), fakeConfig(t, "ok"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Stop(t.Context())
+	old, plain := s.PIDs[0], s.Plain
+	pids, err := s.Restart(t.Context())
+	if err != nil || len(pids) == 0 || pids[0] == old || running(old) || !running(pids[0]) || s.Plain != plain {
+		t.Fatalf("process %v, then %v: %v", old, pids, err)
+	}
+	if err := s.Alive(); err != nil {
+		t.Error(err)
+	}
+	if err := s.checkPorts(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := s.Stop(t.Context()); err != nil || running(pids[0]) || s.Alive() == nil {
+		t.Errorf("it did not stop: %v", err)
+	}
+	s.command.args = []string{"version"} // ends at once
+	if _, err := s.Restart(t.Context()); err == nil || s.Alive() == nil {
+		t.Errorf("a server that ends instead of starting: %v", err)
+	}
+	if _, err := External("x", "localhost", plain, plain, nil).Restart(t.Context()); err == nil {
+		t.Error("a server was restarted that was not started here")
+	}
+}
+
 func TestStartAgainWhenAPortIsTaken(t *testing.T) {
 	s, err := Start(t.Context(), fakeConfig(t, "taken once"))
 	if err != nil {

@@ -51,11 +51,12 @@ func clientTLS(domain string, ca []byte) *tls.Config {
 // awaitReady returns when the server has printed that it is ready, and answers on both ports with
 // its own certificate.
 func (s *Server) awaitReady(ctx context.Context) error {
-	if s.proc.ready != nil {
+	proc := s.process()
+	if proc.ready != nil {
 		select {
-		case <-s.proc.ready:
-		case <-s.proc.done:
-			return fmt.Errorf("it ended instead of starting: %s", s.proc.exitStatus())
+		case <-proc.ready:
+		case <-proc.done:
+			return fmt.Errorf("it ended instead of starting: %s", proc.exitStatus())
 		case <-ctx.Done():
 			return fmt.Errorf("it had not started: %w", ctx.Err())
 		}
@@ -66,8 +67,8 @@ func (s *Server) awaitReady(ctx context.Context) error {
 			return err
 		}
 		select {
-		case <-s.proc.done:
-			return fmt.Errorf("it ended instead of starting: %s", s.proc.exitStatus())
+		case <-proc.done:
+			return fmt.Errorf("it ended instead of starting: %s", proc.exitStatus())
 		case <-ctx.Done():
 			return fmt.Errorf("it had not started (%w): %v", ctx.Err(), err)
 		case <-time.After(50 * time.Millisecond):

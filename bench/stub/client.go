@@ -42,7 +42,12 @@ type client struct {
 	available xmlstream.Element
 	directed  map[string]bool
 	joined    map[*room]string
-	carbons   bool // it has turned them on
+	carbons   bool           // it has turned them on
+	sm        *smSession     // nil: without stream management
+	resting   bool           // its connection is lost, and its session can be resumed
+	gentle    bool           // it has ended its stream
+	inactive  bool           // it has said so
+	held      []heldPresence // what waits until it is active
 
 	qmu    sync.Mutex // guards queue, queued and ending
 	queue  []delivery
@@ -101,12 +106,18 @@ func (c *client) handle(p *xmlstream.Parser, b []byte) error {
 		case err == xmlstream.ErrNeedMore:
 			return nil
 		case err == io.EOF:
+			c.s.mu.Lock()
+			c.gentle = true
+			c.s.mu.Unlock()
 			return errEnd
 		case err != nil:
 			return err
 		case t.Whitespace:
 			continue
 		case t.End:
+			c.s.mu.Lock()
+			c.gentle = true
+			c.s.mu.Unlock()
 			return errEnd
 		case string(t.Local()) == "stream" && string(t.Space()) == stanza.NSStream:
 			err = c.header()
@@ -147,7 +158,7 @@ func (c *client) end(err error) {
 		return
 	}
 	c.s.mu.Lock()
-	c.send([]byte(last))
+	c.sendPlain([]byte(last))
 	c.finish()
 	c.s.mu.Unlock()
 	select { // the queue may hold answers that the peer waits for
@@ -163,8 +174,22 @@ func (c *client) write(format string, args ...any) error {
 	return err
 }
 
-// send queues b for a bound client, under the server's lock.
+// send queues the stanza b for a bound client, under the server's lock.
 func (c *client) send(b []byte) {
+	if c.sm == nil {
+		c.sendPlain(b)
+		return
+	}
+	c.sm.out++
+	c.sm.queue = append(c.sm.queue, b)
+	if !c.resting {
+		c.sendPlain(b)
+		c.sm.ask(c)
+	}
+}
+
+// sendPlain queues what does not count as a stanza, under the server's lock.
+func (c *client) sendPlain(b []byte) {
 	d := delivery{b: b}
 	if c.s.faults.delay > 0 {
 		d.due = time.Now().Add(c.s.faults.delay)
@@ -246,7 +271,7 @@ func (c *client) deliver() {
 func (s *Server) removeClient(c *client) {
 	s.mu.Lock()
 	s.conns = slices.DeleteFunc(s.conns, func(x *client) bool { return x == c })
-	if c.full != "" {
+	if c.full != "" && !s.rest(c) {
 		s.unbind(c)
 	}
 	s.mu.Unlock()

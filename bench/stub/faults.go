@@ -20,6 +20,12 @@ type faults struct {
 	forgeCarbons             every
 	echoCarbons              every
 	refuseCarbons            every
+	refuseResumes            every
+	dropReplays              every
+	duplicateReplays         every
+	replayHandled            every
+	ignoreInactive           bool
+	dropHeld                 every
 	dropKept, duplicateKept  every
 	dropPushes               every
 	duplicatePushes          every
@@ -89,6 +95,25 @@ func (f *Faults) EchoCarbons(n int) { f.set(func(x *faults) { x.echoCarbons = ev
 
 // RefuseCarbons answers every n-th request to turn carbons on with resource-constraint.
 func (f *Faults) RefuseCarbons(n int) { f.set(func(x *faults) { x.refuseCarbons = every{n: n} }) }
+
+// RefuseResumes answers every n-th request to resume a session with item-not-found, and ends the session.
+func (f *Faults) RefuseResumes(n int) { f.set(func(x *faults) { x.refuseResumes = every{n: n} }) }
+
+// DropReplays does not send every n-th stanza again that a resumed session had not acknowledged.
+func (f *Faults) DropReplays(n int) { f.set(func(x *faults) { x.dropReplays = every{n: n} }) }
+
+// DuplicateReplays sends every n-th stanza that a resumed session had not acknowledged twice.
+func (f *Faults) DuplicateReplays(n int) { f.set(func(x *faults) { x.duplicateReplays = every{n: n} }) }
+
+// ReplayHandled sends in every n-th resumption also what the client says that it has handled, as far as it
+// had not acknowledged it before.
+func (f *Faults) ReplayHandled(n int) { f.set(func(x *faults) { x.replayHandled = every{n: n} }) }
+
+// IgnoreInactive sends presence to inactive clients, too.
+func (f *Faults) IgnoreInactive() { f.set(func(x *faults) { x.ignoreInactive = true }) }
+
+// DropHeld loses every n-th presence that has waited for an inactive client.
+func (f *Faults) DropHeld(n int) { f.set(func(x *faults) { x.dropHeld = every{n: n} }) }
 
 // DropKept loses every n-th message that is kept for an account without a session.
 func (f *Faults) DropKept(n int) { f.set(func(x *faults) { x.dropKept = every{n: n} }) }

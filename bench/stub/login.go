@@ -49,6 +49,9 @@ func (c *client) features() string {
 	case c.user != "":
 		b.WriteString("<bind xmlns='" + xmpp.NSBind + "'/><session xmlns='" + xmpp.NSSession +
 			"'><optional/></session>")
+		if c.s.cfg.Mobile {
+			b.WriteString("<sm xmlns='" + xmpp.NSSM + "'/><csi xmlns='" + xmpp.NSCSI + "'/>")
+		}
 	default:
 		if c.state == nil {
 			b.WriteString("<starttls xmlns='" + xmpp.NSTLS + "'>")
@@ -67,7 +70,15 @@ func (c *client) features() string {
 		}
 		if c.s.cfg.SASL2 {
 			b.WriteString("<authentication xmlns='" + xmpp.NSSASL2 + "'>" + mechanisms +
-				"<inline><bind xmlns='" + xmpp.NSBind2 + "'><inline/></bind>")
+				"<inline><bind xmlns='" + xmpp.NSBind2 + "'><inline>")
+			if c.s.cfg.Mobile {
+				b.WriteString("<feature var='" + xmpp.NSSM + "'/><feature var='" + xmpp.NSCarbons +
+					"'/><feature var='" + xmpp.NSCSI + "'/>")
+			}
+			b.WriteString("</inline></bind>")
+			if c.s.cfg.Mobile && !c.s.cfg.NoInlineSM {
+				b.WriteString("<sm xmlns='" + xmpp.NSSM + "'/>")
+			}
 			if c.s.cfg.FAST {
 				b.WriteString("<fast xmlns='" + xmpp.NSFAST + "'><mechanism>HT-SHA-256-NONE</mechanism>")
 				if c.exporter() != nil {
@@ -134,6 +145,13 @@ func (c *client) negotiate(e xmlstream.Element) error {
 		return c.step(c.sasl.Abort())
 	case e.Is(stanza.IQName):
 		return c.negotiateBind(e)
+	case e.Is(xmpp.SMResume) && c.user != "":
+		c.s.mu.Lock()
+		defer c.s.mu.Unlock()
+		if !c.s.resume(c, e, func(resumed string) string { return resumed }) {
+			return c.write("%s", failedResume)
+		}
+		return nil
 	}
 	return errEnd
 }
@@ -328,7 +346,7 @@ func (c *client) bindTo(resource string, answer func() string) error {
 	c.bare, c.resource, c.full = j.Bare().String(), j.Resource(), j.String()
 	if old := s.users[c.bare][c.resource]; old != nil {
 		s.unbind(old)
-		old.send([]byte("<stream:error><conflict " +
+		old.sendPlain([]byte("<stream:error><conflict " +
 			"xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>"))
 		old.finish()
 	}

@@ -127,7 +127,7 @@ func (s *Server) audience(c *client, which int) (all []*client) {
 func (s *Server) sendTo(to []*client, presence []byte) {
 	for _, r := range to {
 		s.stats.Presences++
-		r.send(presence)
+		s.sendPresence(r, presence)
 	}
 }
 

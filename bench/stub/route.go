@@ -13,7 +13,7 @@ type pair struct{ from, to *client }
 
 // A reordered message waits for the next one of its pair.
 type reordered struct {
-	b     []byte
+	b     [][]byte // itself, and its duplicate
 	timer *time.Timer
 }
 
@@ -23,6 +23,9 @@ func (s *Server) stanza(c *client, e xmlstream.Element) {
 	defer s.mu.Unlock()
 	if c.full == "" {
 		return // another client has the address now
+	}
+	if s.nonza(c, e) {
+		return
 	}
 	var to jid.JID
 	if v, ok := e.Attr(stanza.AttrTo); ok && len(v) > 0 {
@@ -100,22 +103,23 @@ func (s *Server) route(from, to *client, b []byte) {
 		s.stats.Dropped++
 		return
 	}
+	all := [][]byte{b}
 	if s.faults.duplicate.hit() {
 		s.stats.Duplicated++
-		b = append(b[:len(b):len(b)], b...)
+		all = append(all, b)
 	}
 	k := pair{from, to}
 	if h := s.reordered[k]; h != nil {
-		to.send(b)
+		to.sendAll(all)
 		s.stats.Reordered++
 		s.releaseReordered(k)
 		return
 	}
 	if !late {
-		to.send(b)
+		to.sendAll(all)
 		return
 	}
-	h := &reordered{b: b}
+	h := &reordered{b: all}
 	h.timer = time.AfterFunc(s.cfg.ReorderTimeout, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -131,7 +135,7 @@ func (s *Server) releaseReordered(k pair) {
 	h := s.reordered[k]
 	delete(s.reordered, k)
 	h.timer.Stop()
-	k.to.send(h.b)
+	k.to.sendAll(h.b)
 }
 
 // bounce answers a stanza with an error, unless it is an error itself.

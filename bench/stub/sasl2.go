@@ -19,6 +19,9 @@ type sasl2Request struct {
 	bind  bool
 	tag   string
 	token bool
+	// what the session is to begin with: elements in <bind/>
+	enable, carbons, inactive bool
+	resume                    xmlstream.Element // <resume/>; zero: none
 }
 
 // authenticate begins a login by XEP-0388.
@@ -32,9 +35,17 @@ func (c *client) authenticate(e xmlstream.Element) error {
 		if t, ok := b.Child(xmpp.Tag); ok {
 			m.tag = string(t.Text())
 		}
+		if c.s.cfg.Mobile {
+			_, m.enable = b.Child(xmpp.SMEnable)
+			_, m.carbons = b.Child(xmpp.EnableCarbons)
+			_, m.inactive = b.Child(xmpp.Inactive)
+		}
 	}
 	if _, ok := e.Child(xmpp.RequestToken); ok {
 		m.token = c.s.cfg.FAST
+	}
+	if x, ok := e.Child(xmpp.SMResume); ok && c.s.cfg.Mobile {
+		m.resume = x.Clone()
 	}
 	c.sasl2 = m
 	var first []byte
@@ -104,18 +115,32 @@ func (c *client) succeed2(data []byte) error {
 		b.WriteString("</success>")
 		return b.String()
 	}
+	failed := ""
+	if !m.resume.IsZero() {
+		c.s.mu.Lock()
+		ok := c.s.resume(c, m.resume, func(resumed string) string { return success(c.full, resumed) })
+		c.s.mu.Unlock()
+		if ok {
+			return nil
+		}
+		failed = failedResume
+	}
 	if m.bind {
 		resource := hex.EncodeToString(random(6))
 		if m.tag != "" {
 			resource = m.tag + "~" + resource
 		}
 		return c.bindTo(resource, func() string {
-			return success(c.full, "<bound xmlns='"+xmpp.NSBind2+
-				"'/>") + c.features()
+			bound := ""
+			if m.enable {
+				bound = c.s.enable(c)
+			}
+			c.carbons, c.inactive = m.carbons, m.inactive
+			return success(c.full, failed+"<bound xmlns='"+xmpp.NSBind2+"'>"+bound+"</bound>") + c.features()
 		})
 	}
 	c.s.mu.Lock()
-	answer := success(c.user+"@"+c.s.cfg.Domain, "")
+	answer := success(c.user+"@"+c.s.cfg.Domain, failed)
 	c.s.mu.Unlock()
 	return c.write("%s", answer+c.features())
 }

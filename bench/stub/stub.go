@@ -8,10 +8,11 @@
 //	// … run the load generator against s.Addr() …
 //	lost := s.Stats().Dropped
 //
-// It supports logins (STARTTLS, direct TLS, SASL, SASL2 with Bind 2 and FAST, registration),
-// messages to full and bare addresses, presence, rosters, chat rooms at conference.<domain>,
-// carbons, messages for accounts that are away, pushes, archive queries, pings, disco and software
-// versions. It checks little: a client that violates the protocol may not notice.
+// It supports logins (STARTTLS, direct TLS, SASL, SASL2 with Bind 2 and FAST, registration), stream
+// management with resumption, client states, messages to full and bare addresses, presence, rosters, chat
+// rooms at conference.<domain>, carbons, messages for accounts that are away, pushes, archive queries,
+// pings, disco and software versions. It checks little: a client that violates the protocol may not
+// notice.
 package stub
 
 import (
@@ -50,6 +51,8 @@ type Config struct {
 	RequireTLS bool     // offer nothing but STARTTLS before it
 	SASL2      bool     // offer XEP-0388 with Bind 2 (XEP-0386), besides SASL and bind
 	FAST       bool     // with SASL2: offer tokens (XEP-0484)
+	NoInlineSM bool     // with Mobile and SASL2: sessions are resumed after the login, not within it
+	Mobile     bool     // offer stream management with resumption (XEP-0198), and client states (XEP-0352)
 
 	// BroadcastToAll sends presence to all clients instead of subscribers: see [Server.Befriend].
 	BroadcastToAll bool
@@ -79,6 +82,7 @@ type Server struct {
 	keys      map[string]sasl.Keys
 	conns     []*client
 	users     map[string]map[string]*client // by bare address and resource
+	managed   map[string]*smSession         // sessions that can be resumed, by id
 	accounts  map[string]string             // registered: name and password
 	tokens    map[string]string             // FAST, by user and user agent
 	roster    map[string]map[string]*contact
@@ -121,6 +125,15 @@ type Stats struct {
 	ForgedCarbons     uint64 // of Carbons: that were from another account
 	EchoedCarbons     uint64 // copies to the session that had sent the message: not in Carbons
 
+	Resumed           uint64 // sessions
+	RefusedResumes    uint64 // requests to resume a session that were answered by <failed/>
+	Replayed          uint64 // stanzas that a resumed session had not acknowledged
+	DroppedReplays    uint64 // of Replayed: that were not sent again
+	DuplicatedReplays uint64 // of Replayed: that were sent twice
+	ReplayedHandled   uint64 // messages that were sent again, and that the client had said to have handled
+	Acknowledged      uint64 // requests of clients for an ack
+	HeldPresences     uint64 // presences that waited for an inactive client
+
 	Pages      uint64 // of archives
 	WrongPages uint64 // of Pages: in which a fault left out, doubled or exchanged rows, or between which it did
 
@@ -160,7 +173,8 @@ func Start(cfg Config) (*Server, error) {
 		keys: map[string]sasl.Keys{}, users: map[string]map[string]*client{}, accounts: map[string]string{},
 		tokens: map[string]string{}, roster: map[string]map[string]*contact{}, rooms: map[string]*room{},
 		reordered: map[pair]*reordered{}, kept: map[string][][]byte{},
-		registrations: map[string][]registration{}, archives: map[string][]archived{}}
+		managed: map[string]*smSession{}, registrations: map[string][]registration{},
+		archives: map[string][]archived{}}
 	s.Faults = &Faults{s}
 	s.gate.closing = s.closing
 	var err error

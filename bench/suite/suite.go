@@ -316,7 +316,11 @@ func (c *Config) runOnce(ctx context.Context, dir string, cs *Case, e *target.Sp
 		return nil, err
 	}
 	defer s.Stop()
-	r, err := bench.Run(ctx, sc, s.Target, c.Options)
+	o := c.Options
+	if e.Kind != "" {
+		o.Restart = s.Restart
+	}
+	r, err := bench.Run(ctx, sc, s.Target, o)
 	if err != nil {
 		if gone := s.Alive(); gone != nil {
 			err = fmt.Errorf("%w (%v)", err, gone)

@@ -248,6 +248,15 @@ func (s *Instance) Stop() error {
 	return s.server.Stop(ctx)
 }
 
+// Restart stops the server if it was started, and starts it again with its data. pids are its new processes.
+// Of a server that was not started it is an error.
+func (s *Instance) Restart(ctx context.Context) (pids []int, err error) {
+	if s.server == nil {
+		return nil, errors.New("it was not started here")
+	}
+	return s.server.Restart(ctx)
+}
+
 // Alive returns why the server has ended, nil while it runs. Of a server that was not started it is
 // nil.
 func (s *Instance) Alive() error {

@@ -30,6 +30,7 @@ const (
 	NSCarbons      = "urn:xmpp:carbons:2"                     // XEP-0280
 	NSForward      = "urn:xmpp:forward:0"                     // XEP-0297
 	NSMAM          = "urn:xmpp:mam:2"                         // XEP-0313
+	NSCSI          = "urn:xmpp:csi:0"                         // XEP-0352
 	NSPush         = "urn:xmpp:push:0"                        // XEP-0357
 	NSStanzaID     = "urn:xmpp:sid:0"                         // XEP-0359
 	NSBind2        = "urn:xmpp:bind:0"                        // XEP-0386
@@ -79,6 +80,10 @@ var (
 	AuthorizationID = xmlstream.N(NSSASL2, "authorization-identifier")
 	Bind2           = xmlstream.N(NSBind2, "bind")
 	Bound2          = xmlstream.N(NSBind2, "bound")
+	Bind2Inline     = xmlstream.N(NSBind2, "inline") // in Bind2: what may stand in the request
+	Bind2Feature    = xmlstream.N(NSBind2, "feature")
+	AttrVar         = xmlstream.N("", "var") // of Bind2Feature: a namespace
+	EnableCarbons   = xmlstream.N(NSCarbons, "enable")
 	Tag             = xmlstream.N(NSBind2, "tag")
 	Fast            = xmlstream.N(NSFAST, "fast")
 	RequestToken    = xmlstream.N(NSFAST, "request-token")
@@ -91,6 +96,18 @@ var (
 	ErrorText      = xmlstream.N(stanza.NSStanzas, "text") // in a stanza error
 	SM             = xmlstream.N(NSSM, "sm")               // the feature of stream management
 	SMRequest      = xmlstream.N(NSSM, "r")
+	SMAnswer       = xmlstream.N(NSSM, "a")
+	SMEnable       = xmlstream.N(NSSM, "enable")
+	SMEnabled      = xmlstream.N(NSSM, "enabled")
+	SMResume       = xmlstream.N(NSSM, "resume")
+	SMResumed      = xmlstream.N(NSSM, "resumed")
+	SMFailed       = xmlstream.N(NSSM, "failed")
+	AttrHandled    = xmlstream.N("", "h")      // of SMAnswer and others: stanzas that were handled
+	AttrPrevID     = xmlstream.N("", "previd") // of SMResume
+	AttrResume     = xmlstream.N("", "resume") // of SMEnable and SMEnabled
+	CSI            = xmlstream.N(NSCSI, "csi") // the feature of client state indication
+	Active         = xmlstream.N(NSCSI, "active")
+	Inactive       = xmlstream.N(NSCSI, "inactive")
 	Ping           = xmlstream.N(NSPing, "ping")
 	Roster         = xmlstream.N(NSRoster, "query")
 	Register       = xmlstream.N(NSRegister, "query")

@@ -114,13 +114,15 @@ type scenarioFlags struct {
 	FAST      bool           `name:"fast" help:"Log in again with FAST tokens (XEP-0484)." group:"Scenario"`
 	SM        bool           `name:"sm" help:"Enable stream management (XEP-0198)." group:"Scenario"`
 	Carbons   bool           `help:"Enable message carbons (XEP-0280)." group:"Scenario"`
+	Resume    bool           `help:"Resume sessions after their connections were lost; enables stream management." group:"Scenario"`
+	Restart   bool           `help:"Restart the server, if it is started here, before clients that were cut off come back." group:"Scenario"`
 }
 
 func (f *scenarioFlags) changes() bench.Overrides {
 	return bench.Overrides{Clients: valueOf(f.Clients), Rates: valueOf(f.Rates), Rate: f.Rate,
 		Rows:   valueOf(f.Rows),
 		Length: bench.Span(valueOf(f.Length)), TLS: f.TLS, Mechanism: f.Mechanism, SASL2: f.SASL2,
-		FAST: f.FAST, SM: f.SM, Carbons: f.Carbons}
+		FAST: f.FAST, SM: f.SM, Carbons: f.Carbons, Resume: f.Resume, Restart: f.Restart}
 }
 
 // scenario finds one and changes it.
@@ -283,6 +285,9 @@ func measure(w *environment, e *target.Spec, sc *bench.Scenario, o bench.Options
 		}
 	}
 	o.Progress = live.Update
+	if e.Kind != "" {
+		o.Restart = s.Restart
+	}
 	r, err := bench.Run(w.ctx, sc, s.Target, o)
 	if err != nil {
 		if gone := s.Alive(); gone != nil && w.ctx.Err() == nil {

@@ -40,7 +40,8 @@ modules_enabled = {
 	"mam";
 	"cloud_notify";
 	"register";
-	"bench_sasl2"; "sasl2"; "sasl2_bind2"; "sasl2_sm"; "sasl2_fast";
+	-- Not sasl2_sm: it wants a newer Prosody than 0.12.
+	"bench_sasl2"; "sasl2"; "sasl2_bind2"; "sasl2_fast";
 	"vcard4";
 }
 modules_disabled = { "s2s"; "s2s_auth_certs"; "http"; "admin_shell"; "admin_socket" }
