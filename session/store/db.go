@@ -23,7 +23,9 @@ import (
 // oldestFormat is the oldest that Open accepts. A change of the layout needs a new formatVersion:
 // older programs then refuse the store instead of misreading it.
 const (
-	formatVersion = 2 // 2: messages are archived, and offline messages are a cursor into the archive
+	// 2: messages are archived, and offline messages are a cursor into the archive; 3: sessions without a
+	// connection have rows
+	formatVersion = 3
 	oldestFormat  = 1
 )
 
@@ -42,10 +44,11 @@ type DB struct {
 	tables *TableRegistry
 	committer
 	disk
-	entities *Entities
-	accounts *Accounts
-	hosts    *Hosts
-	secrets  *Secrets
+	entities  *Entities
+	accounts  *Accounts
+	hosts     *Hosts
+	secrets   *Secrets
+	deadlines *Deadlines
 
 	leasesMu sync.Mutex // guards leases; held while a lease is read from disk
 	leases   map[string]*Lease
@@ -165,6 +168,10 @@ func (db *DB) open() (err error) {
 	}
 	db.entities, db.accounts = &Entities{db: db}, &Accounts{db: db}
 	db.hosts, db.secrets = newHosts(db), newSecrets(db)
+	db.deadlines = &Deadlines{db: db}
+	if err = db.deadlines.open(); err != nil {
+		return err
+	}
 	if !o.ReadOnly {
 		db.running.Add(2)
 		go db.committer.run()
@@ -225,10 +232,14 @@ var (
 	keyIncarnation = []byte("\x00incarnation") // how often the store was opened for writing
 	keyIDBlock     = []byte("\x00number")      // the end of the block of numbers that is reserved for ids
 	keyUnicode     = []byte("\x00unicode")     // the Unicode version by which names were prepared
+	keyAlive       = []byte("\x00alive")       // the server's time when a process was last seen: see Deadlines
 	prefixTable    = "\x00table\x00"           // then the table's name
 	prefixLease    = "\x00lease\x00"           // then the lease's name
 	prefixDeleted  = "\x00gone\x00"            // then the id of a deleted entity: its tombstone
 )
+
+// prefixDeadline begins the keys of [Deadlines].
+const prefixDeadline = "\x00due\x00"
 
 // checkFormat reads the version of the layout. A store without a version is new, or was made by
 // another program: if it has rows, it is refused.
@@ -373,6 +384,7 @@ func (db *DB) fail(cause error) {
 func (db *DB) Close() error {
 	db.closeOnce.Do(func() {
 		if !db.opts.ReadOnly {
+			db.deadlines.NoteAlive()
 			db.committer.close()
 			close(db.stop)
 			db.waitGoroutines()

@@ -52,6 +52,8 @@
 //	NUL format, NUL incarnation, NUL unicode    versions, and the number of starts
 //	NUL table NUL|name    each table that was ever used: prefix, version, oldest version
 //	NUL lease NUL|name    the end of a [Lease]
+//	NUL due NUL|time|id|name   what ends at a time: [Deadlines]; the value is the address of the entity
+//	NUL alive             the time of [Deadlines] when a process was last seen
 //	h|domain, s|name…     hosts, secrets
 //
 // An id has the partition of the address in its upper 12 bits, and below a number that no other id
