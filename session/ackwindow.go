@@ -28,11 +28,16 @@ func (st *Stream) Track() {
 	if l.ackWindows == nil {
 		l.ackWindows = make(map[uint64]*ackWindow)
 	}
-	n := windowOpened(st.sess, st)
-	if l.ackWindows[st.id] == nil {
-		l.ackWindows[st.id] = &ackWindow{st: st, sess: st.sess, settledNumber: n, lastNumber: n}
-		st.bits |= bitTracked
+	d := l.ackWindows[st.id]
+	if d != nil {
+		windowOpened(st.sess, d)
+		return
 	}
+	d = &ackWindow{st: st, sess: st.sess}
+	n := windowOpened(st.sess, d)
+	d.settledNumber, d.lastNumber = n, n
+	l.ackWindows[st.id] = d
+	st.bits |= bitTracked
 }
 
 // Settled returns the number up to which all stanzas of st are settled; 0 if st is not tracked.
@@ -191,36 +196,53 @@ func (d *ackWindow) notifySettled(failed int) {
 }
 
 // settle notifies the ack window of o, on the loop with the number loopNumber, that its stanza is
-// settled. It does nothing if the stream is not of this process.
+// settled. It does nothing if the stream is not of this process. It allocates only if that is another loop.
 func (o Origin) settle(l *LoopRouter, loopNumber uint16, err error) {
-	o.tellWindow(l, loopNumber, func(d *ackWindow) { d.settle(o.Number, err) })
+	switch at := o.windowLoop(l, loopNumber); at {
+	case nil:
+	case l:
+		if d := l.ackWindows[o.Stream.ID]; d != nil {
+			d.settle(o.Number, err)
+		}
+	default:
+		o.post(at, func(d *ackWindow) { d.settle(o.Number, err) })
+	}
 }
 
 // drop notifies the ack window of o that its stanza was dropped.
 func (o Origin) drop(l *LoopRouter, loopNumber uint16) {
-	if o.Number != 0 {
-		o.tellWindow(l, loopNumber, func(d *ackWindow) { d.drop(o.Number) })
+	at := o.windowLoop(l, loopNumber)
+	switch {
+	case at == nil || o.Number == 0:
+	case at == l:
+		if d := l.ackWindows[o.Stream.ID]; d != nil {
+			d.drop(o.Number)
+		}
+	default:
+		o.post(at, func(d *ackWindow) { d.drop(o.Number) })
 	}
 }
 
-// tellWindow calls f for the ack window of o, on its loop, if it is open.
-func (o Origin) tellWindow(l *LoopRouter, loopNumber uint16, tell func(d *ackWindow)) {
+// windowLoop returns the loop that has the ack window of o, if the window is open; nil if the stream is not
+// of this process.
+func (o Origin) windowLoop(l *LoopRouter, loopNumber uint16) *LoopRouter {
 	r := l.router
 	if loopNumber == 0 || int(loopNumber) > len(r.loopRouters) || o.Stream.Node != r.Node ||
 		o.Stream.Incarnation != r.Incarnation {
-		return
+		return nil
 	}
-	at := r.loopRouters[loopNumber-1]
-	f := func() {
-		if d := at.ackWindows[o.Stream.ID]; d != nil {
-			tell(d)
-		}
-	}
-	if at == l {
-		f()
-		return
-	}
-	at.Loop.Post(func() { at.Enter(f) })
+	return r.loopRouters[loopNumber-1]
+}
+
+// post calls f for the ack window of o, on its loop, if it is open then.
+func (o Origin) post(at *LoopRouter, f func(d *ackWindow)) {
+	at.Loop.Post(func() {
+		at.Enter(func() {
+			if d := at.ackWindows[o.Stream.ID]; d != nil {
+				f(d)
+			}
+		})
+	})
 }
 
 // closeWindow closes the ack window of the stream that s had: it hibernates. Under the account's lock, on the

@@ -22,6 +22,10 @@ func (c *commitWaiterList) await(t Ticket, f func(err error)) {
 	c.add(commitWaiter{ticket: t, callback: f})
 }
 
+// WhenDurable calls f on the loop of l, under no lock, when t is settled: err is nil if it is durable. On the
+// loop.
+func WhenDurable(l *LoopRouter, t Ticket, f func(err error)) { l.commitWaiters.await(t, f) }
+
 // lastTicket returns the greatest ticket that is waited for.
 func (c *commitWaiterList) lastTicket() (t Ticket) {
 	for _, w := range c.waiters {
@@ -84,6 +88,10 @@ func (w commitWaiter) run(l *LoopRouter, err error) {
 	defer l.recoverPanic(newPanicFrame(l, jid.JID{}, w.ev))
 	if w.callback != nil {
 		w.callback(err)
+		return
+	}
+	if w.stored.settlesOrigin {
+		w.stored.origin.settle(l, w.stored.originLoopNumber, err)
 		return
 	}
 	if w.stored.bytes != nil {
@@ -408,13 +416,11 @@ func (ev *Stanza) finish(l *LoopRouter) {
 		return
 	}
 	ev.settlesOrigin = false
-	origin, loopNumber := ev.origin, ev.originLoopNumber
 	if ev.lastWrite == 0 {
-		origin.settle(l, loopNumber, nil)
+		ev.origin.settle(l, ev.originLoopNumber, nil)
 		return
 	}
-	l.commitWaiters.add(commitWaiter{ticket: ev.lastWrite, creationTicket: ev.creationTicket,
-		callback: func(err error) {
-			origin.settle(l, loopNumber, err)
-		}})
+	w := commitWaiter{ticket: ev.lastWrite, creationTicket: ev.creationTicket}
+	w.stored.origin, w.stored.originLoopNumber, w.stored.settlesOrigin = ev.origin, ev.originLoopNumber, true
+	l.commitWaiters.add(w)
 }

@@ -46,7 +46,7 @@ func (a *Account) endSession(l *LoopRouter, s *Session, why Ending) {
 	if a.sessionIndex(s) < 0 {
 		return
 	}
-	if endingTable[s.setEnding(why)].mayHibernate && !l.router.stopping.Load() {
+	if endingTable[s.setEnding(why)].mayHibernate && a.mayHibernateNow(l) {
 		kept, ok := askHibernate(l, s)
 		if !ok { // the panic has invalidated the account: it is loaded first, then s ends
 			s.setEnding(hookFailed)
@@ -161,43 +161,72 @@ func runUnsent(l *LoopRouter, s *Session, list []queuedElement) (left []queuedEl
 // account's lock.
 func (a *Account) ExpireSession(l *LoopRouter, s *Session) { a.endSession(l, s, expired) }
 
-// Stop ends the sessions that hibernate, because the process is about to stop: what they have not been sent
-// is stored. From now on a session ends with its stream. Call it before the reactor is shut down, which waits
-// for what Stop has begun. Any goroutine.
-func (r *Router) Stop() {
-	r.stopping.Store(true)
-	for _, l := range r.loopRouters {
-		l.Loop.Post(func() { l.Enter(func() { endHibernating(l) }) })
+// persist reports whether a module makes what s has durable: the store has it, or will have it with the last
+// ticket of the account. s hibernates. Under the account's lock.
+func persist(l *LoopRouter, s *Session) (kept bool) {
+	if why, _ := s.endedBy(); why != notEnded {
+		return false
 	}
+	if unsettled(s) {
+		return len(s.account.host.Profile().Hooks.Persist.hooks) > 0 // WhenHandled is about to call a module
+	}
+	ok := runHook(l, s, func() {
+		links := s.account.host.Profile().Hooks.Persist.hooks
+		kept = slices.ContainsFunc(links, func(h hook[func(*LoopRouter, *Session) Verdict]) bool {
+			return h.f(l, s) == Done
+		})
+	})
+	return kept && ok
 }
 
-// endHibernating ends the hibernating sessions of the accounts whose home loop is that of l. On the loop of
-// l.
-func endHibernating(l *LoopRouter) {
-	for i := range shards {
-		for _, e := range l.router.Table.Entities(i, nil) {
-			a := e.account()
-			if a == nil || l.router.homeLoop(e.addr) != l {
-				continue
-			}
-			e.lock(l)
-			found := slices.ContainsFunc(a.sessions, (*Session).hibernating)
-			e.unlock(l)
-			if !found {
-				continue
-			}
-			l.WithAccount(e.host, e.addr, func(l *LoopRouter, a *Account, _ bool, _ error) {
-				if a == nil {
-					return
-				}
-				for _, s := range slices.Clone(a.sessions) {
-					if s.hibernating() {
-						a.endSession(l, s, shutdown)
-					}
-				}
-			})
+// sessionsPersist reports whether the store has all that the sessions of a have: none has a stream, and
+// nothing of them is uncommitted. Modules write what is not stored yet: then a later call returns true. Under
+// a's lock, while it is warm.
+func sessionsPersist(l *LoopRouter, a *Account) bool {
+	for _, s := range a.sessions {
+		if !s.hibernating() || unsettled(s) {
+			return false
 		}
 	}
+	if !a.warm() {
+		return false
+	}
+	for _, s := range slices.Clone(a.sessions) {
+		if !persist(l, s) {
+			return false
+		}
+	}
+	return a.ticket <= l.router.Committer.LastSettled()
+}
+
+// forgetSession takes s, which hibernates and which the store has, out of its account. No hook runs, as it
+// has not ended. Under the account's lock.
+func forgetSession(l *LoopRouter, s *Session) {
+	a := s.account
+	if i := a.sessionIndex(s); i >= 0 {
+		a.sessions = append(a.sessions[:i:i], a.sessions[i+1:]...)
+	}
+	out := s.lockOutbox()
+	defer out.unlock()
+	if m := out.management(); m != nil {
+		m.releaseCounts(len(m.counts))
+		m.release()
+	}
+	s.wire, s.stream, s.outbox = nil, StreamRef{}, nil
+	l.stats.Unbound++
+}
+
+// mayHibernateNow reports whether a session of a may hibernate. While the process stops, only one that a
+// module keeps in the store may.
+func (a *Account) mayHibernateNow(l *LoopRouter) bool {
+	return !l.router.stopping.Load() || len(a.host.Profile().Hooks.Persist.hooks) > 0
+}
+
+// LoggedOut reports whether the client of s has ended it: it will not resume it. Any goroutine; it takes the
+// outbox lock.
+func LoggedOut(s *Session) bool {
+	why, _ := s.endedBy()
+	return why == loggedOut
 }
 
 // displaceHibernating ends one hibernating session, the first in the order of binding, to make
@@ -351,17 +380,34 @@ func (a *Account) Resume(st Negotiation, s *Session) bool {
 // but not bound is closed when it binds, because the revocation epoch has changed. Any goroutine;
 // the sessions end later, on the account's home loop.
 func (r *Router) Kick(bare jid.JID, reason error) {
+	r.kick(bare, reason, func(*Session) bool { return true })
+}
+
+// kick ends the sessions of an account for which which returns true. An account that is not in memory is
+// loaded, as the store may have sessions.
+func (r *Router) kick(bare jid.JID, reason error, which func(s *Session) bool) {
 	r.Table.revoke(bare)
-	a, ok := r.Table.LookupAccount(bare)
-	if !ok {
-		return // an account with a session is in memory
+	host, ok := r.Table.Host(bare.Domain())
+	if a, in := r.Table.LookupAccount(bare); in {
+		host = a.host // it may have been removed
+	} else if !ok {
+		return
 	}
 	l := r.homeLoop(bare)
 	l.Loop.Post(func() {
 		l.Enter(func() {
-			l.WithAccount(a.host, bare, func(l *LoopRouter, a *Account, exists bool, err error) {
-				if a != nil {
-					a.endSessions(l, reason, kicked, err == nil)
+			l.WithAccount(host, bare, func(l *LoopRouter, a *Account, _ bool, err error) {
+				if a == nil {
+					return
+				}
+				for _, s := range slices.Clone(a.sessions) {
+					if !which(s) {
+						continue
+					}
+					s.close(reason, kicked)
+					if err == nil { // else the session ends when its stream has closed
+						a.endSession(l, s, kicked)
+					}
 				}
 			})
 		})
@@ -372,6 +418,29 @@ func (r *Router) Kick(bare jid.JID, reason error) {
 // client has not logged out, its session may hibernate. Further calls do nothing. On the stream's
 // loop.
 func (st *Stream) Close(err error) { st.endStream(err, endingOf(err)) }
+
+// Shutdown ends st because the process stops: the peer is sent system-shutdown. A client that may resume its
+// session with the next process is sent nothing, and its connection is closed: many clients give up a session
+// of which the server has ended the stream. On the stream's loop.
+func Shutdown(st *Stream) {
+	if st.sess != nil && mayOutlive(st.sess) {
+		st.endStream(errResumable, shutdown)
+		return
+	}
+	st.Close(errSystemShutdown)
+}
+
+// errResumable is why a connection is closed without an error and without the end of its stream.
+var errResumable = errors.New("session: the process stops, and the client may resume its session")
+
+// mayOutlive reports whether a module may keep s in the store when its stream has ended.
+func mayOutlive(s *Session) bool {
+	out := s.lockOutbox()
+	defer out.unlock()
+	m := out.management()
+	return m != nil && m.terms.ID != "" && !m.overflowed && out.s.ending == notEnded &&
+		len(s.account.host.Profile().Hooks.Persist.hooks) > 0
+}
 
 // endStream is Close with the reason why. It notes the reason in the session, and closes the
 // transport; the rest is done when the connection has closed ([Stream.OnClosed]).

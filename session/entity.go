@@ -193,6 +193,9 @@ func (e *Entity) account() *Account {
 	return e.live.(*Account)
 }
 
+// AccountOf returns e as an [Account]; nil if it is of another kind. Any goroutine.
+func AccountOf(e *Entity) *Account { return e.account() }
+
 // mailbox returns e in its role as a receiver of stanzas.
 func (e *Entity) mailbox() mailbox { return mailbox{e} }
 

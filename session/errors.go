@@ -37,7 +37,7 @@ var (
 	ErrPolicyViolation    = &StreamError{Condition: "policy-violation"}
 	ErrReset              = &StreamError{Condition: "reset"}
 	ErrResourceConstraint = &StreamError{Condition: "resource-constraint"}
-	ErrSystemShutdown     = &StreamError{Condition: "system-shutdown"}
+	errSystemShutdown     = &StreamError{Condition: "system-shutdown"}
 	ErrUnsupportedStanza  = &StreamError{Condition: "unsupported-stanza-type"}
 	ErrUnsupportedVersion = &StreamError{Condition: "unsupported-version"}
 

@@ -9,11 +9,11 @@ func (e *Entity) mayEvict(r *Router) bool {
 		e.resident != evictedMark
 }
 
-// liveStateDroppable reports whether the live state of e may be dropped: an account has no
-// session, or the kind's Cold function agrees. If Cold panics it returns false. Under the lock.
+// liveStateDroppable reports whether the live state of e may be dropped: the store has each session of an
+// account, or the kind's Cold function agrees. If Cold panics it returns false. Under the lock.
 func (e *Entity) liveStateDroppable(l *LoopRouter) (cold bool) {
 	if a := e.account(); a != nil {
-		return len(a.sessions) == 0
+		return len(a.sessions) == 0 || sessionsPersist(l, a)
 	}
 	b := e.handler()
 	if b == nil || b.Cold == nil || e.live == nil {
@@ -50,6 +50,11 @@ func sweepShard(l *LoopRouter, i int) {
 		e.lock(l)
 		if e.mayEvict(l.router) && (e.resident == nil || !e.exists() || now-e.lastUsed > evictAfter) &&
 			e.liveStateDroppable(l) {
+			if a := e.account(); a != nil {
+				for len(a.sessions) > 0 {
+					forgetSession(l, a.sessions[0])
+				}
+			}
 			l.router.Table.remove(e, false, 0)
 		}
 		e.unlock(l)

@@ -27,8 +27,11 @@ const (
 	Copy                  // sends copies: carbons (XEP-0280), push (XEP-0357)
 	Deliver               // gives the stanza to sessions
 	Fallback              // runs if no session took the stanza: offline storage, errors
-	// Record runs last and always: it stores what became of the stanza, see [Stanza.Outcome] and [Stanza.Batch].
+	// Record runs last and always: it stores what became of the stanza, see [Stanza.Outcome] and
+	// [Stanza.Batch].
 	Record
+	// AfterRecord runs behind Record, as it does: it stores what hooks of Record have given to sessions.
+	AfterRecord
 )
 
 // A hook is a module's function in a chain.
@@ -44,11 +47,13 @@ type hook[F any] struct {
 type Chain[F any] struct{ hooks, recordHooks []hook[F] }
 
 // Add appends f to the hooks of phase ph. Hooks of one phase run in the order in which their modules were
-// loaded. Hooks of phase [Record] run whatever the other hooks returned, and their own result is ignored.
-// Call it in Load only.
+// loaded. Hooks of the phases [Record] and [AfterRecord] run whatever the other hooks returned, and their own
+// result is ignored. Call it in Load only.
 func (c *Chain[F]) Add(module string, ph Phase, f F) {
-	if ph == Record {
+	if ph >= Record {
 		c.recordHooks = append(c.recordHooks, hook[F]{f, ph, module})
+		list := c.recordHooks
+		sort.SliceStable(list, func(i, j int) bool { return list[i].phase < list[j].phase })
 		return
 	}
 	c.hooks = append(c.hooks, hook[F]{f, ph, module})
@@ -125,10 +130,10 @@ type Hooks struct {
 	// Chains are the chains of accounts. Those with the target ToHost are of the domain itself: they run
 	// under no lock.
 	Chains
-	// Absent runs for an iq to a local address without an account, and for an iq to an account that hides from
-	// the sender (Stanza.FailAbsent), so that both look the same: for payloads whose answer is not
-	// service-unavailable. In the first case there is no entity and no lock; in the second the hook runs under
-	// the account's lock. So it must not lock, and must not look at the account.
+	// Absent runs for an iq to a local address without an account, and for an iq to an account that hides
+	// from the sender (Stanza.FailAbsent), so that both look the same: for payloads whose answer is not
+	// service-unavailable. In the first case there is no entity and no lock; in the second the hook runs
+	// under the account's lock. So it must not lock, and must not look at the account.
 	Absent Chain[StanzaFunc]
 	// Blocked reports whether account a refuses stanzas of from (XEP-0191). It is asked before something
 	// stored is delivered to a client of the account, as the block may be newer. The Guard phase of its
@@ -146,6 +151,13 @@ type Hooks struct {
 	// the session is kept without a stream, until the module ends it ([Account.ExpireSession]) or another
 	// stream resumes it. session.txt says after which endings it is asked.
 	Hibernate Chain[func(l *LoopRouter, s *Session) Verdict]
+	// Persist makes what a session has that hibernates durable: before the process stops, and before its
+	// account is evicted. Done: the store has it, or will have it with the last ticket of the account, and a
+	// hook of Loaded restores it when the account is loaded again. Under the account's lock.
+	Persist Chain[func(l *LoopRouter, s *Session) Verdict]
+	// Loaded runs when the resident set of an account was read, before the stanzas that have waited for it.
+	// After a panic the account counts as one that could not be read. Under the account's lock.
+	Loaded Chain[func(l *LoopRouter, a *Account)]
 	// Remote runs for a stanza to a domain that this process does not serve. Done: a module has taken it.
 	// Under no lock.
 	Remote Chain[StanzaFunc]

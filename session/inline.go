@@ -139,6 +139,7 @@ func (l *InlineLogin) Bound(a *Account, s *Session) {
 	l.state = inlineOver
 	setAgent(s, l.Agent)
 	l.st.traits |= HasResource
+	l.st.sess = s // the features that finish sends depend on it
 	l.finish(l, s.jid, l.body)
 	a.AddSession(l.st, s)
 }
@@ -200,28 +201,5 @@ func (a *Account) EndAgent(l *LoopRouter, id AgentID, except *Session) {
 // KickAgent is [Router.Kick] for the sessions of one user agent. A stream of the account that has logged in
 // but not bound is closed when it binds, whatever its user agent is. Any goroutine.
 func (r *Router) KickAgent(bare jid.JID, id AgentID, reason error) {
-	r.Table.revoke(bare)
-	a, ok := r.Table.LookupAccount(bare)
-	if !ok {
-		return // an account with a session is in memory
-	}
-	l := r.homeLoop(bare)
-	l.Loop.Post(func() {
-		l.Enter(func() {
-			l.WithAccount(a.host, bare, func(l *LoopRouter, a *Account, _ bool, err error) {
-				if a == nil {
-					return
-				}
-				for _, s := range slices.Clone(a.sessions) {
-					if agentOf(s) != id {
-						continue
-					}
-					s.close(reason, kicked)
-					if err == nil { // else the session ends when its stream has closed
-						a.endSession(l, s, kicked)
-					}
-				}
-			})
-		})
-	})
+	r.kick(bare, reason, func(s *Session) bool { return agentOf(s) == id })
 }

@@ -302,8 +302,8 @@ type loadResult struct {
 	failed        int    // how many items, from the head of the inbox, get err
 }
 
-// tryInstall is install, except that a panic in EntityHandler.New becomes errInstall: e is cold then, as if
-// it could not be read.
+// tryInstall is install, followed by the Loaded hooks, except that a panic in EntityHandler.New or in a hook
+// becomes errInstall: e is cold then, as if it could not be read.
 func (e mailbox) tryInstall(l *LoopRouter, j *loadJob) (err error) {
 	err = errInstall
 	defer func() {
@@ -313,11 +313,16 @@ func (e mailbox) tryInstall(l *LoopRouter, j *loadJob) (err error) {
 	}()
 	defer l.recoverLocked(e.Entity)
 	e.install(l, j)
+	if a := e.account(); a != nil && j.result.exists {
+		for _, h := range a.host.Profile().Hooks.Loaded.hooks {
+			h.f(l, a)
+		}
+	}
 	return nil
 }
 
-// errInstall is the error of a load after which EntityHandler.New has panicked.
-var errInstall = errors.New("session: a panic in EntityHandler.New")
+// errInstall is the error of a load after which EntityHandler.New or a Loaded hook has panicked.
+var errInstall = errors.New("session: a panic after an entity was read")
 
 // install makes what j has read the resident set of e:
 //

@@ -18,7 +18,8 @@ import (
 //     of the queue, for another stream. If the session ends, the log is unsent, as the queue is: see
 //     removeSession.
 //   - Requests. The kernel sends the module's request (<r/>) behind a stanza if none is unanswered, and
-//     again when an answer leaves stanzas over. So there is at most one in a round trip.
+//     again when an answer leaves stanzas over. So there is at most one in a round trip, and there are not
+//     more of them than stanzas and acknowledgements that say something new.
 //   - Received stanzas. The ack window of a tracked stream counts them ([Stream.Track]). The count goes on
 //     with the session's next stream, once all that the streams before it had accepted is settled
 //     ([LoopRouter.TakeOver]).
@@ -34,15 +35,18 @@ type management struct {
 	terms        *Terms // as the module has negotiated them
 	hibernations uint32
 	sent, acked  uint32 // numbers of the last stanza that was sent, and acknowledged (XEP-0198 section 4)
+	asked        uint32 // number of the last stanza that was sent before the last request
 	// requested is set while a request is unanswered. overflowed is set when the log had no room: it is
 	// empty then, and the session can't be resumed until everything is acknowledged.
 	requested, overflowed bool
+	requestedAt           reactor.Tick // when the request that is unanswered was sent
 
 	// handled counts the client's stanzas of all streams before the present one. window is the number of the
 	// stream whose ack window counts now, and windowLoop its loop; nil: no window is open.
 	handled    uint32
 	window     uint64
 	windowLoop *LoopRouter
+	open       *ackWindow // that one
 }
 
 // logHeader is the length of an entry's header in the log: 4 bytes of length, one of kind, one of flags, 8 of
@@ -69,6 +73,7 @@ type Terms struct {
 	Request []byte       // what asks the client for an acknowledgement
 	ID      string       // with which the client names the session when it resumes it; empty: it can't
 	Keep    reactor.Tick // how long the session hibernates at most
+	Owner   uint64       // the id of the account, for rows that are written without its lock
 }
 
 // A sentElement is an element that was given to the wire, as the log keeps it.

@@ -18,7 +18,7 @@ import (
 // numbers differ from process to process.
 
 // marshalVersion is the first byte of a marshaled entity.
-const marshalVersion = 3
+const marshalVersion = 4
 
 // MarshalEntities marshals what the entities in memory have that is not stored, and calls put with the
 // bytes of each, which put may keep. Sessions with a stream lose it and hibernate. It returns how many
@@ -77,7 +77,7 @@ func marshalEntity(e *Entity, l *LoopRouter) (b []byte, ok bool) {
 	}
 	b = binary.AppendUvarint(b, uint64(len(a.sessions)))
 	for _, s := range a.sessions {
-		b = marshalSession(s, b)
+		b = marshalOutbox(s, marshalSession(s, b), true)
 	}
 	return b, true
 }
@@ -105,9 +105,8 @@ func hasPending(e *Entity) bool {
 	return e.directLoop != 0 || e.pins != 0 || e.pending != nil && !e.pending.empty()
 }
 
-// marshalSession appends s to b: resource, priority, traits, presence, flags, variables, and the elements
-// that wait in its outbox. Variables without a codec are left out. Under the account's lock; it takes the
-// outbox lock.
+// marshalSession appends s to b, but for its outbox: resource, priority, traits, presence, flags and
+// variables. Variables without a codec are left out. Under the account's lock.
 func marshalSession(s *Session, b []byte) []byte {
 	b = appendString(b, s.jid.Resource())
 	b = append(b, byte(s.priority), byte(s.traits))
@@ -138,23 +137,44 @@ func marshalSession(s *Session, b []byte) []byte {
 		}
 	}
 	b = append(binary.AppendUvarint(b, uint64(n)), list...)
+	return b
+}
+
+// marshalOutbox appends the outbox of s to b: the elements that wait in it, those of the queue only if
+// withQueue is set, and what was sent and is not acknowledged. Under the account's lock; it takes the outbox
+// lock.
+func marshalOutbox(s *Session, b []byte, withQueue bool) []byte {
 	defer s.lockOutbox().unlock()
-	var held []queuedElement
-	if s.outbox != nil {
-		held = append(append(held, s.outbox.queue...), s.outbox.deferred...)
-		held = slices.DeleteFunc(held, func(h queuedElement) bool { return h.bytes == nil })
-	}
-	b = binary.AppendUvarint(b, uint64(len(held)))
-	for _, h := range held {
-		b = append(b, byte(h.kind))
-		b = appendString(appendString(appendString(b, h.from.String()), h.to.String()), string(h.bytes))
-		b = append(binary.AppendUvarint(b, uint64(h.number)), h.bits())
-		b = binary.AppendUvarint(binary.AppendUvarint(b, uint64(h.copyFrom)), uint64(h.copyTo))
-	}
 	if s.outbox == nil {
+		return append(b, 0, 0)
+	}
+	o, n, list := s.outbox, 0, []byte(nil)
+	if withQueue {
+		for i := range o.queue {
+			list = o.queue[i].marshal(list)
+		}
+		n = len(o.queue)
+	}
+	for i := range o.deferred {
+		if h := &o.deferred[i]; h.bytes != nil {
+			list = h.marshal(list)
+			n++
+		}
+	}
+	b = append(binary.AppendUvarint(b, uint64(n)), list...)
+	return o.managed.marshal(b)
+}
+
+// marshal appends h to b. Under the account's lock, which guards its count.
+func (h *queuedElement) marshal(b []byte) []byte {
+	b = append(b, byte(h.kind))
+	b = appendString(appendString(appendString(b, h.from.String()), h.to.String()), string(h.bytes))
+	b = append(binary.AppendUvarint(b, uint64(h.number)), h.bits())
+	b = binary.AppendUvarint(binary.AppendUvarint(b, uint64(h.copyFrom)), uint64(h.copyTo))
+	if h.deliveries == nil {
 		return append(b, 0)
 	}
-	return s.outbox.managed.marshal(b)
+	return binary.AppendUvarint(b, uint64(h.deliveries.n))
 }
 
 // bits returns the flags of h as the bits of a byte.
@@ -169,6 +189,48 @@ func (h *queuedElement) bits() (b byte) {
 
 // setBits sets the flags that bits has returned.
 func (h *queuedElement) setBits(b byte) { h.archived, h.kept, h.ordered = b&1 != 0, b&2 != 0, b&4 != 0 }
+
+// unmarshal reads what marshal has written.
+func (h *queuedElement) unmarshal(r *unmarshaler, counts restoredCounts) {
+	*h = queuedElement{kind: stanza.Kind(r.byte()), from: r.jid(r.string()), to: r.jid(r.string()),
+		bytes: []byte(r.string()), number: stanzaid.ID(r.uvarint())}
+	h.setBits(r.byte())
+	h.copyFrom, h.copyTo = int32(r.uvarint()), int32(r.uvarint())
+	if h.copyFrom < 0 || h.copyFrom > h.copyTo || int(h.copyTo) > len(h.bytes) {
+		r.fail()
+	}
+	h.deliveries = counts.get(h.number, r.uvarint())
+}
+
+// restoredCounts are the counts of the messages that several restored sessions of one account have got. The
+// key is the number of the message.
+type restoredCounts map[stanzaid.ID]*restoredCount
+
+// A restoredCount is the count of one message, and how many restored sessions have it.
+type restoredCount struct {
+	*deliveryCount
+	holders int
+}
+
+// get returns the count of the message number, of which n sessions had taken it when it was marshaled; nil if
+// n is 0. The sessions may have been marshaled at different times: the smallest n counts.
+func (m restoredCounts) get(number stanzaid.ID, n uint64) *deliveryCount {
+	if n == 0 || n > maxRestoredCount || number == 0 {
+		return nil
+	}
+	c := m[number]
+	if c == nil {
+		c = &restoredCount{deliveryCount: newDeliveryCount()}
+		c.n = int(n)
+		m[number] = c
+	}
+	c.holders++
+	c.n = max(min(c.n, int(n)), c.holders)
+	return c.deliveryCount
+}
+
+// maxRestoredCount bounds what is read as a count: an account has fewer sessions.
+const maxRestoredCount = 1 << 20
 
 // RestoreEntity restores an entity that [LoopRouter.MarshalEntities] of another kernel has marshaled. It
 // calls done with an error if the bytes are damaged or of a later version, if the domain or the kind is
@@ -226,36 +288,47 @@ func restoreEntity(e *Entity, l *LoopRouter, kind KindID, r *unmarshaler) (err e
 }
 
 // restoreSessions restores the sessions in r, which hibernate. One whose resource is bound by now is
-// dropped. It adds all of them, or none if r is damaged. Under a's lock.
+// dropped; one that was restored from the store is replaced. It adds all of them, or none if r is damaged.
+// Under a's lock.
 func (a *Account) restoreSessions(l *LoopRouter, r *unmarshaler) (err error) {
 	var list []*Session
+	counts := make(restoredCounts)
 	for n := r.uvarint(); n > 0 && r.err == nil; n-- {
 		s := &Session{account: a}
-		if err := restoreSession(s, l, r); err != nil {
+		if err := errors.Join(restoreSession(s, l, r), restoreOutbox(s, r, counts)); err != nil {
 			return err
 		}
-		if a.Resource(s.jid) == nil {
-			list = append(list, s)
+		switch old := a.Resource(s.jid); {
+		case old != nil && old.hibernating():
+			forgetSession(l, old)
+		case old != nil:
+			continue
 		}
+		list = append(list, s)
 	}
 	if r.err != nil {
 		return r.err
 	}
 	for _, s := range list {
-		a.sessions = append(a.sessions, s)
-		l.stats.Bound++
-		if !runHook(l, s, func() { runSessions(&a.host.Profile().Hooks.Hibernated, l, s) }) {
-			s.close(ErrInternal, hookFailed) // without the hook no module would ever end it
-			err = fmt.Errorf("%w: a module has panicked at %s", errUnmarshal, s.jid)
-		}
+		err = errors.Join(err, a.addRestored(l, s))
 	}
 	return err
 }
 
+// addRestored adds s, which was restored and hibernates, to a. Under a's lock.
+func (a *Account) addRestored(l *LoopRouter, s *Session) error {
+	a.sessions = append(a.sessions, s)
+	l.stats.Bound++
+	if !runHook(l, s, func() { runSessions(&a.host.Profile().Hooks.Hibernated, l, s) }) {
+		s.close(ErrInternal, hookFailed) // without the hook no module would ever end it
+		return fmt.Errorf("%w: a module has panicked at %s", errUnmarshal, s.jid)
+	}
+	return nil
+}
+
 // restoreSession reads one session from r into s, in the order in which marshalSession has written it:
-// resource, priority, traits, presence; flags; variables; the elements that wait in its outbox. It
-// hibernates, so its wire takes nothing. A flag or variable that this program does not have is skipped; a
-// variable that can't be read is logged and skipped.
+// resource, priority, traits, presence; flags; variables. It hibernates, so its wire takes nothing. A flag or
+// variable that this program does not have is skipped; a variable that can't be read is logged and skipped.
 func restoreSession(s *Session, l *LoopRouter, r *unmarshaler) (err error) {
 	if s.jid, err = s.account.addr.WithResource(r.string()); err != nil {
 		return err
@@ -273,6 +346,7 @@ func restoreSession(s *Session, l *LoopRouter, r *unmarshaler) (err error) {
 			Flag(i).Set(s, true)
 		}
 	}
+	tail := &s.vars
 	for n := r.uvarint(); n > 0 && r.err == nil; n-- {
 		name, version, b := r.string(), r.byte(), r.string()
 		i := slices.Index(vars, name)
@@ -285,23 +359,24 @@ func restoreSession(s *Session, l *LoopRouter, r *unmarshaler) (err error) {
 				"err", err)
 			continue
 		}
-		s.vars = &varNode{id: uint16(i), v: v, next: s.vars}
+		*tail = &varNode{id: uint16(i), v: v}
+		tail = &(*tail).next
 	}
 	s.wire = &hibernatingWire{l, s}
+	return r.err
+}
+
+// restoreOutbox reads what marshalOutbox has written. No other goroutine has s yet.
+func restoreOutbox(s *Session, r *unmarshaler, counts restoredCounts) error {
 	for n := r.uvarint(); n > 0 && r.err == nil; n-- {
-		h := queuedElement{kind: stanza.Kind(r.byte()), from: r.jid(r.string()), to: r.jid(r.string()),
-			bytes: []byte(r.string()), number: stanzaid.ID(r.uvarint())}
-		h.setBits(r.byte())
-		h.copyFrom, h.copyTo = int32(r.uvarint()), int32(r.uvarint())
-		if h.copyFrom < 0 || h.copyFrom > h.copyTo || int(h.copyTo) > len(h.bytes) {
-			r.fail()
-			break
-		}
-		o := Outbox{s}.ensure() // no other goroutine has s yet
+		var h queuedElement
+		h.unmarshal(r, counts)
+		o := Outbox{s}.ensure()
 		o.queue = append(o.queue, h)
 		o.queuedBytes += len(h.bytes)
 	}
-	if m := unmarshalManagement(r); m != nil && r.err == nil {
+	if m := unmarshalManagement(r, counts); m != nil && r.err == nil {
+		m.terms.Owner = s.account.id
 		Outbox{s}.ensure().managed = m
 	}
 	return r.err
@@ -370,8 +445,8 @@ func (r *unmarshaler) jid(s string) jid.JID {
 	return j
 }
 
-// marshal appends m to b, as part of its session: whether there is one; its terms, counts, and the log. The
-// counts of deliveries are left out. Under the outbox lock.
+// marshal appends m to b, as part of its session: whether there is one; its terms, counts, the log, and the
+// counts of deliveries of its entries. Under the account's lock and the outbox lock.
 func (m *management) marshal(b []byte) []byte {
 	if m == nil {
 		return append(b, 0)
@@ -384,11 +459,15 @@ func (m *management) marshal(b []byte) []byte {
 	if m.overflowed {
 		return append(b, 1)
 	}
-	return appendString(append(b, 0), string(m.log[m.head:]))
+	b = appendString(append(b, 0), string(m.log[m.head:]))
+	for _, c := range m.counts {
+		b = binary.AppendUvarint(b, uint64(c.n))
+	}
+	return b
 }
 
 // unmarshalManagement reads what marshal has written; nil if there is none, or if it is damaged.
-func unmarshalManagement(r *unmarshaler) *management {
+func unmarshalManagement(r *unmarshaler, counts restoredCounts) *management {
 	if r.byte() == 0 || r.err != nil {
 		return nil
 	}
@@ -401,6 +480,7 @@ func unmarshalManagement(r *unmarshaler) *management {
 	}
 	log := []byte(r.string())
 	entries := uint32(0)
+	var shared [][]byte
 	for b := log; len(b) > 0; entries++ {
 		n := logHeader
 		if len(b) >= logHeader {
@@ -410,12 +490,22 @@ func unmarshalManagement(r *unmarshaler) *management {
 			r.fail()
 			return nil
 		}
-		b[5] &^= logShared
+		if b[5]&logShared != 0 {
+			shared = append(shared, b[:n])
+		}
 		b = b[n:]
 	}
 	if entries != m.sent-m.acked {
 		r.fail()
 		return nil
+	}
+	for _, b := range shared {
+		if c := counts.get(stanzaid.ID(binary.LittleEndian.Uint64(b[6:])), r.uvarint()); c != nil {
+			c.refs.Add(1)
+			m.counts = append(m.counts, c)
+		} else {
+			b[5] &^= logShared
+		}
 	}
 	if len(log) > 0 {
 		m.log = append(logs.Get(len(log)), log...)

@@ -478,3 +478,19 @@ func (st Negotiation) TakeOver(s *Session, then func(handled uint32)) {
 		}
 	})
 }
+
+// WhenDurable is [WhenDurable] for a stream whose answer waits for t: st is parked until then is called. then
+// is not called if st has ended meanwhile.
+func (st Negotiation) WhenDurable(t Ticket, then func(err error)) {
+	st.parkForReply()
+	WhenDurable(st.loop, t, func(err error) {
+		defer closeOnPanic(st.Stream)
+		if st.bits&bitGone != 0 {
+			return
+		}
+		st.unpark(parkedWork)
+		if st.state != Closing {
+			then(err)
+		}
+	})
+}

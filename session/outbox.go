@@ -478,7 +478,7 @@ func (e Ending) String() string { return endingTable[e].name }
 // endingOf returns the Ending of a stream that this server closes with the stream error err.
 func endingOf(err error) Ending {
 	switch err {
-	case ErrSystemShutdown:
+	case errSystemShutdown:
 		return shutdown
 	case errSlowReader:
 		return slowReader
@@ -822,7 +822,14 @@ func (out Outbox) noteSent(e sentElement) {
 		m.keep(e)
 	}
 	if !m.requested {
-		m.requested = out.s.wire.Send(m.terms.Request)
+		m.ask(out.s.wire)
+	}
+}
+
+// ask asks the client to acknowledge what it was sent. Under the outbox lock.
+func (m *management) ask(w Wire) {
+	if m.requested, m.asked = w.Send(m.terms.Request), m.sent; m.requested {
+		m.requestedAt = w.Loop().router.Tick()
 	}
 }
 

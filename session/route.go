@@ -216,8 +216,11 @@ func forward(l *LoopRouter, ev *Stanza) {
 	host, ours := l.router.Table.Host(domainOf(ev.To))
 	switch {
 	case ev.form == formMoreAvailable || ev.form == formReply:
-		// If the account is not in memory it has no session.
-		if a, ok := l.router.Table.LookupAccount(ev.To.Bare()); ok && a.host == host {
+		a, ok := l.router.Table.LookupAccount(ev.To.Bare())
+		if !ok && ours && !host.service && ev.form == formReply {
+			break // the store may have the session that has asked
+		}
+		if ok && a.host == host {
 			a.lock(l)
 			if w := a.pending; !ev.unprocessed && w != nil && (w.draining || !w.inbox.empty()) {
 				a.mailbox().push(seal(ev))

@@ -39,7 +39,7 @@ type Router struct {
 	AskID func() string
 
 	loopRouters   []*LoopRouter // by index of the loop; set by Start
-	stopping      atomic.Bool   // Stop was called: no session hibernates any more
+	stopping      atomic.Bool   // Stop was called: only a session that persists may hibernate
 	limitsInForce atomic.Pointer[limitSet]
 	streams       atomic.Uint64 // the id of the newest stream
 	asks          atomic.Int64  // requests of entities and hosts that have no answer yet: see ask.go
@@ -56,10 +56,6 @@ func (r *Router) Tick() reactor.Tick { return r.CurrentTick() }
 
 // LoopRouter returns the kernel's part of loop. After Start.
 func (r *Router) LoopRouter(loop *reactor.Loop) *LoopRouter { return r.loopRouters[loop.Index()] }
-
-// Busy reports whether stanzas on loop wait for entities that are being read: a shutdown waits for them. On
-// the loop.
-func (r *Router) Busy(loop *reactor.Loop) bool { return r.LoopRouter(loop).loads > 0 }
 
 // LoopRouters returns the kernel's parts of all loops, by their index. The slice must not be
 // changed. After Start.
@@ -154,7 +150,8 @@ type LoopRouter struct {
 
 	ackWindows    map[uint64]*ackWindow // of tracked streams, by Stream.ID
 	commitWaiters commitWaiterList
-	loads         int // loads of entities that are under way: stanzas wait for them
+	loads         int  // loads of entities that are under way: stanzas wait for them
+	persisted     bool // the sessions of the loop's accounts were made durable, after their streams: see Busy
 	fanout        fanoutQueue
 	stats         Stats
 	sweepAt       int       // the shard that was swept last

@@ -13,7 +13,7 @@ func takeOver(l *LoopRouter, s *Session, then func(handled uint32)) {
 	}
 	out.unlock()
 	back := func() {
-		l.Loop.Post(func() { l.Enter(func() { then(handledOf(s)) }) })
+		l.Loop.Post(func() { l.Enter(func() { then(Handled(s)) }) })
 	}
 	if at == nil {
 		back()
@@ -32,6 +32,33 @@ func takeOver(l *LoopRouter, s *Session, then func(handled uint32)) {
 				sessionStreamEnded(at, s, st.ref(), takenOver, 0)
 			}
 			d.close()
+		})
+	})
+}
+
+// AfterHandled calls then with the number of the client's stanzas that the streams of s have handled, when
+// the last stream reads no more and all that it has accepted is settled, also if s has ended by then: at
+// once, or later on the loop of that stream, under no lock. Under the account's lock.
+func AfterHandled(s *Session, then func(handled uint32)) {
+	out := s.lockOutbox()
+	var at *LoopRouter
+	var d *ackWindow
+	handled := uint32(0)
+	if m := out.management(); m != nil {
+		at, d, handled = m.windowLoop, m.open, m.handled
+	}
+	out.unlock()
+	if at == nil {
+		then(handled)
+		return
+	}
+	at.Loop.Post(func() {
+		at.Enter(func() {
+			if at.ackWindows[d.st.id] == d {
+				d.waiters = append(d.waiters, func() { then(d.lastNumber) })
+				return
+			}
+			then(d.lastNumber) // it has ended meanwhile, and s with it
 		})
 	})
 }

@@ -479,7 +479,7 @@ func TestAttackK65(t *testing.T) {
 	if !slices.Equal(before, after) {
 		t.Errorf("a crowd added series:\n%s\nto\n%s", strings.Join(after, "\n"), strings.Join(before, "\n"))
 	}
-	known := regexp.MustCompile(`^canto_[a-z_]+(\{(kind|direction|condition|limit|where|pool|work|part|by|result|outcome)=[a-z_-]+\}|\{loop=\d+\})*$`)
+	known := regexp.MustCompile(`^canto_[a-z_]+(\{(kind|direction|condition|limit|where|pool|work|part|by|result|outcome|reason)=[a-z_-]+\}|\{loop=\d+\})*$`)
 	for _, n := range after {
 		if !known.MatchString(n) {
 			t.Errorf("a series with a label of no fixed set: %s", n)

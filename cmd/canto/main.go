@@ -44,6 +44,7 @@ type cli struct {
 
 	Serve   serveCmd   `cmd:"" help:"Run the server."`
 	User    userCmd    `cmd:"" help:"Add, change and list accounts."`
+	Session sessionCmd `cmd:"" help:"Show sessions."`
 	Push    pushCmd    `cmd:"" help:"Show what wakes the clients of an account."`
 	Host    hostCmd    `cmd:"" help:"List, add and delete hosts kept in the store."`
 	Archive archiveCmd `cmd:"" help:"Show and trim the archive of an account."`

@@ -171,11 +171,11 @@ func (d *Handler) OnClose(c *reactor.Conn, err error) {
 	d.ReleaseAddress(remote)
 }
 
-// OnShutdown notifies a client that the server shuts down (RFC 6120 section 4.9.3.20). The
-// connection's loop.
+// OnShutdown notifies a client that the server shuts down (RFC 6120 section 4.9.3.20), unless it may
+// resume its session. The connection's loop.
 func (d *Handler) OnShutdown(c *reactor.Conn) {
 	if st, ok := c.HandlerState.(*session.Stream); ok {
-		st.Close(session.ErrSystemShutdown)
+		session.Shutdown(st)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"canto/session/store"
 	"canto/xmlstream"
 )
 
@@ -236,12 +237,7 @@ func (s *Server) inMemory() (list []string) {
 // On a slow store it moves the clock to the next delayed event.
 func (s *Server) Settle() {
 	for {
-		s.Net.Run()
-		last := s.DB.Last()
-		s.DB.Wait(context.Background(), last) // the kernel handles a failure
-		for s.settledSeen.Load() < uint64(s.DB.Durable()) {
-			runtime.Gosched() // the committer is about to call the callback of start
-		}
+		last := s.SettleOnce()
 		s.Net.Run()
 		if s.slow != nil && s.slow.runNext() {
 			continue
@@ -250,6 +246,18 @@ func (s *Server) Settle() {
 			return
 		}
 	}
+}
+
+// SettleOnce runs the server until it has nothing to do but to wait for commits, and waits for those. It
+// returns the last of them. What they set off has not begun.
+func (s *Server) SettleOnce() (last store.Ticket) {
+	s.Net.Run()
+	last = s.DB.Last()
+	s.DB.Wait(context.Background(), last) // the kernel handles a failure
+	for s.settledSeen.Load() < uint64(s.DB.Durable()) {
+		runtime.Gosched() // the committer is about to call the callback of start
+	}
+	return last
 }
 
 // collect returns what the clients got since the last call: a stanza a line, by client.

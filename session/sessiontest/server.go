@@ -227,6 +227,9 @@ func (s *Server) Restart() {
 		s.Advance(time.Second)
 		s.Settle()
 	}
+	for _, l := range s.Router.LoopRouters() { // the reactor asks until none is busy
+		s.runOn(l, func(l *session.LoopRouter) { s.Router.Busy(l.Loop) })
+	}
 	s.replaceKernel()
 }
 

@@ -139,6 +139,9 @@ var notSwapped = map[string]string{
 	"roster/roster": "it names a version of the roster that another start does not give",
 	"sm/inline":     "the client is inactive, which another kernel does not know: its stream is resumed",
 	"sm/expiry":     "it names the time of an id, which another start draws from its own lease",
+	"sm/restart":    "the time of a session that hibernates begins anew with another kernel",
+	"sm/requests":   "a request for an acknowledgement is sent again on each stream",
+	"sm/presence":   "a request for an acknowledgement is sent again on each stream",
 }
 
 // nowhereBound are the conversations without a step before which all streams are bound, and why.

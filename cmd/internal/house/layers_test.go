@@ -17,7 +17,7 @@ var layers = strings.Fields(`
 	doc lockcheck counter committer table config session envelope router errors entity vars inlinerequest stanza
 	management recipients outbox acknowledge hooks outgoing reply boundary source ackwindow ending takeover
 	evict commit resident lifecycle mailbox timer
-	ask route await throttle negotiation inline resolve marshal start deletion footprint module stream
+	ask route await throttle negotiation inline resolve marshal outlive start deletion footprint module stream
 `)
 
 // upward are the pairs of files of which the first uses something of the second, which stands above it.

@@ -45,8 +45,10 @@
 package offline
 
 import (
+	"bytes"
 	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"math"
 	"slices"
@@ -88,8 +90,8 @@ type progress struct {
 	// next is a number before which the session needs no row: its client's socket has taken those that are
 	// stored with smaller numbers.
 	next stanzaid.ID
-	// behind is the smallest number of a row that was stored while the replay ran; 0: there is none. The replay
-	// may have passed it already, so next is not above it when the replay has ended.
+	// behind is the smallest number of a row that was stored while the replay ran; 0: there is none. The
+	// replay may have passed it already, so next is not above it when the replay has ended.
 	behind       stanzaid.ID
 	copies       copies  // the rows that the session has as copies
 	tries        int     // the number of replays that failed since a row was last taken
@@ -97,9 +99,47 @@ type progress struct {
 	retryPending bool    // a timer will start the next replay
 }
 
-// progressVar is the progress of a session. It has no codec, so it is lost when a new process takes over the
-// sessions of this one: a new replay then starts from the first row that is still stored.
-var progressVar = session.NewSessionVar[progress]("offline", nil)
+// progressVar is the progress of a session. A session that outlives the process keeps it, but for the replay.
+var progressVar = session.NewSessionVar("offline", &session.Codec[progress]{Version: 1,
+	AppendMarshal: appendProgress, Unmarshal: readProgress})
+
+// appendProgress appends the marshaled form of p: numbers as uvarints.
+func appendProgress(dst []byte, p *progress) []byte {
+	open := uint64(0)
+	if p.copies.open {
+		open = 1
+	}
+	for _, v := range []uint64{uint64(p.next), uint64(p.behind), open, uint64(len(p.copies.spans))} {
+		dst = binary.AppendUvarint(dst, v)
+	}
+	for _, s := range p.copies.spans {
+		dst = binary.AppendUvarint(binary.AppendUvarint(dst, uint64(s.from)), uint64(s.to))
+	}
+	return dst
+}
+
+// readProgress reads what appendProgress has written.
+func readProgress(_ uint8, b []byte) (*progress, error) {
+	damaged := false
+	next := func() uint64 {
+		v, n := binary.Uvarint(b)
+		if n <= 0 {
+			damaged = true
+			return 0
+		}
+		b = b[n:]
+		return v
+	}
+	p := &progress{next: stanzaid.ID(next()), behind: stanzaid.ID(next())}
+	p.copies.open = next() == 1
+	for n := next(); n > 0 && !damaged; n-- {
+		p.copies.spans = append(p.copies.spans, span{stanzaid.ID(next()), stanzaid.ID(next())})
+	}
+	if damaged || len(p.copies.spans) > maxSpans {
+		return nil, errRow
+	}
+	return p, nil
+}
 
 // sliceBytes is how many bytes a worker reads from the store at a time. The kernel asks a source only
 // below the low-water mark of the client's output, so a larger slice would only wait in memory.
@@ -121,8 +161,8 @@ type replay struct {
 	changes  int           // its changes at the start
 	copies   copies        // rows that the client has as copies: they are left out
 
-	// The loop of the session's stream uses these. A worker uses unsent and nextRead while reading is set; the
-	// kernel calls Next again only when the worker's result has woken the source.
+	// The loop of the session's stream uses these. A worker uses unsent and nextRead while reading is set;
+	// the kernel calls Next again only when the worker's result has woken the source.
 	nextRead stanzaid.ID // rows before it were read
 	unsent   []row       // rows that were read and not yet passed to the kernel
 	reading  bool        // a worker reads the next slice
@@ -446,6 +486,7 @@ type row struct {
 	el      []byte      // the element; nil if the client has it as a copy, or if its row is gone
 	size    int         // the length of the element when it was stored
 	inTable bool        // it is in the table, and is erased; else it is in the archive
+	alone   bool        // the table has the element itself: the archive does not have it
 }
 
 // Next implements [session.Source]: it returns the next message. It runs on the loop of the session's
@@ -457,12 +498,13 @@ type row struct {
 func (r *replay) Next(l *session.LoopRouter, s *session.Session) (session.OutboundStanza,
 	session.NextStatus) {
 	if len(r.unsent) > 0 {
-		el := r.unsent[0].el
 		taken := r.unsent[0]
+		el := session.OutboundStanza{Bytes: taken.el, Kind: stanza.Message, Number: taken.id,
+			Archived: !taken.alone} // a client that does not acknowledge it gets it again: see storeUnsent
 		taken.el = nil
 		r.inFlight = append(r.inFlight, taken)
 		r.unsent = r.unsent[1:]
-		return session.OutboundStanza{Bytes: el, Kind: stanza.Message}, session.NextElement
+		return el, session.NextElement
 	}
 	if r.err != nil || r.nextRead >= r.end {
 		return session.OutboundStanza{}, session.NextExhausted
@@ -519,6 +561,7 @@ func (r *replay) readTable(snap *store.Snapshot) (end stanzaid.ID, err error) {
 			switch {
 			case r.copies.has(id):
 			case w.el != nil:
+				next.alone = true
 				var a xmlstream.Appender
 				a.Reset(xmlstream.Streamed)
 				appendDelay(&a, r.host.Name, time.UnixMilli(w.at))
@@ -797,7 +840,7 @@ func (m *module) storeUnsent(l *session.LoopRouter, s *session.Session, list []s
 		if b == nil {
 			b = m.db.NewBatch(a.ID())
 		}
-		m.append(b, a, k, unsent.Number, unsent.Archived, unsent.Bytes)
+		m.append(b, a, k, unsent.Number, unsent.Archived, withoutDelay(l, s.Host().Name, unsent.Bytes))
 		removeCopies(a, unsent.Number) // a session with a copy has the message: it would not be in list
 	}
 	if b != nil {
@@ -806,6 +849,29 @@ func (m *module) storeUnsent(l *session.LoopRouter, s *session.Session, list []s
 		m.startNext(l, a, s)
 	}
 	return left
+}
+
+// withoutDelay returns el without the delay that the host has added last: a replay has sent the message, and
+// the next one adds it again. It uses the parser of l.
+func withoutDelay(l *session.LoopRouter, host string, el []byte) []byte {
+	e, err := l.Parser.Element(el)
+	if err != nil {
+		return el
+	}
+	defer l.Parser.Release(e)
+	var last xmlstream.Element
+	for c, ok := e.First(); ok; c, ok = c.Next() {
+		last = c
+	}
+	if last.IsZero() || !last.Is(delayName) {
+		return el
+	}
+	raw := last.Raw()
+	i := bytes.LastIndex(el, raw)
+	if from, _ := last.Attr(stanza.AttrFrom); i < 0 || string(from) != host {
+		return el
+	}
+	return slices.Concat(el[:i], el[i+len(raw):])
 }
 
 // keeps reports whether el is a message that is kept if no session takes it. It uses the parser of l. An

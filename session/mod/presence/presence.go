@@ -18,8 +18,9 @@
 // Hooks: PrePresence in phase Deliver, under the sender's lock, for presence that a client of the account
 // sends; Presence in phase Deliver, under the recipient's lock, for presence that arrives. Both run after
 // phase Guard, where the module blocklist stops stanzas to and from blocked contacts. Unbound notifies
-// contacts that a session has ended; Deleted ends the subscriptions of a deleted account. (K58 and the
-// like are attacks with a test each: cmd/internal/house/attacks.txt.)
+// contacts that a session has ended; Resumed tells a client what it has missed (retell.go); Deleted ends the
+// subscriptions of a deleted account. (K58 and the like are attacks with a test each:
+// cmd/internal/house/attacks.txt.)
 //
 // The bytes that an Appender builds are valid until its next use: functions that keep them copy them. All
 // that an account sends, by Send or Fanout, reaches each recipient in the order of the calls.
@@ -148,6 +149,7 @@ func (m *Service) Load(api *session.API) error {
 		api.Hooks.Presence[t].Add(api.Module, session.Deliver, m.handleInbound)
 	}
 	api.Hooks.Unbound.Add(api.Module, session.Deliver, m.unbound)
+	api.Hooks.Resumed.Add(api.Module, session.Deliver, m.retell)
 	api.Hooks.Deleted.Add(api.Module, session.Deliver, deleted)
 	session.Provide(api, m)
 	return nil
@@ -478,16 +480,7 @@ func (m *Service) handleInbound(ev *session.Stanza) session.Verdict {
 // so that it does not learn whether the account exists (RFC 6121 section 4.3.2, attack K60). Under the
 // recipient's lock.
 func (m *Service) probed(ev *session.Stanza) session.Verdict {
-	a, l := ev.Account(), ev.LoopRouter()
-	if ev.From.Bare() != a.JID() && !roster.Of(a).State(ev.From.Bare()).From {
-		return session.Done
-	}
-	for _, s := range a.Resources() {
-		if s.Available() && s.JID() != ev.From {
-			p, _ := s.Presence()
-			l.Send(s.JID(), ev.From, p)
-		}
-	}
+	m.answerProbe(ev.LoopRouter(), ev.Account(), ev.From)
 	return session.Done
 }
 

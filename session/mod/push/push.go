@@ -15,10 +15,11 @@
 //
 // # Which messages
 //
-// A message is pushed if it was stored for later delivery, or if a session without a connection took it
-// (XEP-0198), and if the table of package handling says so of its kind. The push has the number of messages
-// that have come since a client of the account was last available or has resumed its session. It never has a
-// text, and the sender only if the operator has chosen that.
+// A message is pushed if it was stored for later delivery, if a session without a connection took it
+// (XEP-0198), or if a client has not acknowledged it for 30 seconds, and if the table of package handling
+// says so of its kind. It is pushed once. The push has the number of messages that have come since a client
+// of the account was last available or has resumed its session. It never has a text, and the sender only if
+// the operator has chosen that.
 //
 // # How often
 //
@@ -74,8 +75,8 @@ const (
 )
 
 var (
-	// rows has a row for each registration of an account: see [registration.key] and appendRow. The prefix 'n'
-	// and the version are part of the store's format.
+	// rows has a row for each registration of an account: see [registration.key] and appendRow. The prefix
+	// 'n' and the version are part of the store's format.
 	rows = store.NewMap[string, []byte]("push", 'n', 1)
 	part = session.NewPart[registrations]("push")
 	// states has what the accounts of a host have in memory only.
@@ -103,6 +104,7 @@ const (
 // The times of a push.
 const (
 	coalesce   = 10          // ticks that a message waits for others
+	overdue    = 300         // ticks without an acknowledgement after which a client counts as away
 	firstPause = 10          // ticks after the first failure; it doubles
 	maxPause   = 36_000      // ticks at most: an hour
 	maxFailing = 10          // failures in a row after which a registration ends,
@@ -202,6 +204,8 @@ func (h *hostState) drop(id uint64) {
 type accountState struct {
 	waiting  int          // messages since a client was last available
 	sender   jid.JID      // of the last of them
+	sent     int          // messages that clients were sent, and may not have acknowledged
+	sentBy   jid.JID      // the sender of the last of them
 	armedAt  reactor.Tick // when the timer fires; 0: there is none
 	services map[string]*serviceState
 }
@@ -225,7 +229,7 @@ func (s *accountState) idle() bool {
 	if len(s.services) == 0 {
 		s.services = nil
 	}
-	return s.waiting == 0 && s.armedAt == 0 && s.services == nil
+	return s.waiting == 0 && s.sent == 0 && s.armedAt == 0 && s.services == nil
 }
 
 // service returns the state of a registration.
@@ -413,38 +417,87 @@ func (m *module) record(ev *session.Stanza) session.Verdict {
 		return session.Pass
 	}
 	o := ev.Outcome()
-	if o.Refused || ev.Again || !ev.Handling().Push || !o.Stored && !hibernates(ev) {
+	if o.Refused || ev.Again || !ev.Handling().Push {
 		return session.Pass
+	}
+	wait, asleep := reactor.Tick(0), o.Stored
+	if !asleep {
+		if asleep, wait = sleeps(ev); !asleep && wait == 0 {
+			return session.Pass // its clients have it
+		}
 	}
 	s := states.Get(ev.Host).get(a.ID(), true)
 	if s == nil {
 		ev.LoopRouter().CountLimit("push")
 		return session.Pass
 	}
-	ev.PushDue = true // no push leaves if a client comes first, or the service fails
-	s.waiting++
-	s.sender = ev.From.Bare()
-	for _, r := range p.list {
-		v := s.service(r.key())
-		if v.due || v.asking {
-			m.count.coalesced.Add(1)
-		}
-		v.due = true
-	}
 	l := ev.LoopRouter()
+	if !asleep {
+		s.sent++
+		s.sentBy = ev.From.Bare()
+		m.arm(l, &a.Entity, s, l.Loop.Tick()+wait)
+		return session.Pass
+	}
+	s.sender = ev.From.Bare()
+	ev.PushDue = true // no push leaves if a client comes first, or the service fails
+	m.wait(s, p, 1)
 	m.arm(l, &a.Entity, s, l.Loop.Tick()+coalesce)
 	return session.Pass
 }
 
-// hibernates reports whether a session that took ev has no connection: its client is asleep (XEP-0198). Under
-// the account's lock.
-func hibernates(ev *session.Stanza) bool {
+// wait notes that n messages more wait, which are to be pushed to each service. Under the account's lock.
+func (m *module) wait(s *accountState, p *registrations, n int) {
+	s.waiting += n
+	for _, r := range p.list {
+		v := s.service(r.key())
+		if v.due || v.asking {
+			m.count.coalesced.Add(uint64(n))
+		}
+		v.due = true
+	}
+}
+
+// sleeps reports whether a session that took ev has no connection, or a client that acknowledges nothing: the
+// client is asleep (XEP-0198). Otherwise wait is how long it may be before that is known; 0: no client
+// acknowledges what it gets. Under the account's lock.
+func sleeps(ev *session.Stanza) (asleep bool, wait reactor.Tick) {
 	for _, s := range ev.Account().Resources() {
-		if !s.Connected() && ev.DeliveredTo(s) {
-			return true
+		if !ev.DeliveredTo(s) {
+			continue
+		}
+		_, is, in := session.AckOverdue(s, overdue)
+		asleep = asleep || is || !s.Connected()
+		wait = max(wait, in)
+	}
+	return asleep, wait
+}
+
+// lookForSleepers lets the messages that were sent wait, if a client has not acknowledged what it got for too
+// long, or forgets them, if all have. Otherwise it arms the timer. Under the account's lock.
+func (m *module) lookForSleepers(l *session.LoopRouter, e *session.Entity, s *accountState, p *registrations,
+	sessions []*session.Session) {
+	if s.sent == 0 {
+		return
+	}
+	soonest, most := reactor.Tick(0), 0
+	for _, o := range sessions {
+		n, is, in := session.AckOverdue(o, overdue)
+		if is {
+			m.wait(s, p, min(s.sent, n))
+			s.sent, s.sender = 0, s.sentBy
+			return
+		}
+		most = max(most, n)
+		if in > 0 && (soonest == 0 || in < soonest) {
+			soonest = in
 		}
 	}
-	return false
+	s.sent = min(s.sent, most)
+	if soonest == 0 {
+		s.sent = 0
+		return
+	}
+	m.arm(l, e, s, l.Loop.Tick()+soonest)
 }
 
 // arm makes the timer of an account fire at a tick, or earlier. Under the account's lock.
@@ -479,6 +532,7 @@ func (m *module) arm(l *session.LoopRouter, e *session.Entity, s *accountState, 
 func (m *module) push(l *session.LoopRouter, e *session.Entity, s *accountState) {
 	now, next := l.Loop.Tick(), reactor.Tick(0)
 	if p := part.Get(e); p != nil {
+		m.lookForSleepers(l, e, s, p, session.AccountOf(e).Resources())
 		for _, r := range p.list {
 			v := s.service(r.key())
 			switch {
@@ -636,7 +690,7 @@ func (m *module) available(_ *session.LoopRouter, s *session.Session) {
 	if st == nil {
 		return
 	}
-	st.waiting, st.armedAt = 0, 0
+	st.waiting, st.sent, st.armedAt = 0, 0, 0
 	for _, v := range st.services {
 		v.due = false
 	}

@@ -267,6 +267,47 @@ func TestFieldM8(t *testing.T) {
 	}
 }
 
+// A client that is connected and acknowledges nothing for 30 seconds is asleep: what it was sent is pushed,
+// once.
+func TestUnacknowledged(t *testing.T) {
+	f := start(t, sessiontest.Options{})
+	phone := f.Login("juliet", "juliet@localhost/phone")
+	phone.Send("<presence/><enable xmlns='urn:xmpp:sm:3' resume='true'/>")
+	f.Settle()
+	expect := func(what, want string) {
+		t.Helper()
+		ids, counts := f.pushes()
+		if fmt.Sprint(counts) != want {
+			t.Errorf("%s: the pushes count %v, want %s", what, counts, want)
+		}
+		for _, id := range ids {
+			f.answer(id, "", "")
+		}
+	}
+	f.write()
+	phone.Send("<a xmlns='urn:xmpp:sm:3' h='1'/>")
+	f.AdvanceSettled(40 * time.Second)
+	expect("acknowledged", "[]")
+	f.write()
+	f.AdvanceSettled(20 * time.Second)
+	f.write()
+	f.AdvanceSettled(9 * time.Second)
+	expect("after 29 seconds", "[]")
+	f.AdvanceSettled(3 * time.Second)
+	expect("after 32 seconds", "[2]")
+	f.AdvanceSettled(2 * time.Minute)
+	expect("later", "[]")
+	f.write()
+	f.AdvanceSettled(3 * time.Second)
+	expect("one more", "[3]")
+	phone.Send("<a xmlns='urn:xmpp:sm:3' h='4'/>")
+	f.write()
+	f.AdvanceSettled(10 * time.Second)
+	phone.DropConn()
+	f.AdvanceSettled(25 * time.Second)
+	expect("the connection is lost with a message unacknowledged", "[4]")
+}
+
 // An account has ten registrations, whatever it asks for; none of another's, none of its own address, no
 // large options.
 func TestAttackP08Registrations(t *testing.T) {

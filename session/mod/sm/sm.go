@@ -15,7 +15,8 @@
 // What is acknowledged. An <a/> of the server counts the client's stanzas of which everything is settled: an
 // iq that is answered, another stanza when its recipient's writes are durable. <r/> is answered when no
 // stanza is unsettled, and after a second at the latest. The server asks with an <r/> behind a stanza if no
-// other <r/> is unanswered, and once more when an answer leaves stanzas over.
+// other <r/> is unanswered, and once more when an answer leaves stanzas over. It does not ask again if the
+// answer says nothing new and nothing was sent since.
 //
 // Resumption. A session that has lost its stream without a logout hibernates for [Options.Resume]. Until it
 // is resumed, its stanzas wait in its queue. If it still has a stream when a client resumes it, that one is
@@ -27,21 +28,31 @@
 // A client that does not acknowledge 1,000 stanzas or 1 MiB goes on, but its session can't be resumed until
 // everything is acknowledged.
 //
-// In memory, in the outbox of a managed session: the kernel's state, see package session, management.go.
-// Stored: nothing.
+// A session that hibernates outlives the process, and the time of its account in memory: see rows.go. The
+// time in which no process runs does not count.
 //
-// Hooks: Hibernate, Hibernated and Unsent under the account's lock; a stream feature on the stream's loop.
+// In memory, in the outbox of a managed session: the kernel's state, see package session, management.go; in a
+// session that hibernates, what the store has of it. Stored: sessions that hibernate, with their queues, and
+// how many stanzas of clients are handled.
+//
+// Hooks: Hibernate, Hibernated, Unsent, Unbound, Resumed, Persist, Loaded, Message in phase AfterRecord and
+// PreMessage in phase Deliver under the account's lock; a stream feature on the stream's loop.
 package sm
 
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"canto/reactor"
 	"canto/session"
 	"canto/session/stanza"
+	"canto/session/storage"
+	"canto/session/store"
 	"canto/xmlstream"
 )
 
@@ -50,12 +61,13 @@ var Manifest = session.Manifest{
 	Name:    "sm",
 	Spec:    "XEP-0198 1.6.3",
 	Summary: "acknowledges stanzas and resumes sessions",
-	Cases: "acknowledgements both ways, resumption within the time, errors by the XEP; location is not sent, " +
-		"as there is one process",
+	Cases: "acknowledgements both ways, resumption within the time, also after a stop or a crash of the " +
+		"server, errors by the XEP; location is not sent, as there is one process",
 	Provides: []session.Feature{"sm"},
-	Requires: []session.Feature{"accounts", "stream-features", "resting", "outgoing"},
-	Options:  func() any { o := defaultOptions(); return &o },
-	New:      func() session.Module { return new(module) },
+	Requires: []session.Feature{"accounts", "stream-features", "resting", "outgoing", "resident",
+		"store"},
+	Options: func() any { o := defaultOptions(); return &o },
+	New:     func() session.Module { return new(module) },
 }
 
 // ns is the namespace of stream management.
@@ -106,10 +118,21 @@ func (o *Options) Check() (key, why string) {
 	return "", ""
 }
 
-// A module is the module of one profile. It does not change after Load.
+// A module is the module of one profile. Its fields but sweep and ended do not change after Load.
 type module struct {
-	keep  time.Duration // how long sessions hibernate; 0: they do not
-	newID IDGenerator
+	keep   time.Duration // how long sessions hibernate; 0: they do not
+	newID  IDGenerator
+	db     *store.DB
+	rows   *store.Map[string, []byte] // see rowsDef
+	log    *slog.Logger
+	answer func(st *session.Stream, n uint32) // answerWith
+	old    bool                               // at the start the index of deadlines had entries
+	sweep  sync.Once                          // begins expireOld and noteAlive
+	ended  atomic.Bool                        // they end
+	// dead has the ids of sessions that have ended and of which the rows are not deleted durably yet.
+	dead sync.Map
+	// timers has the deadlines for which a timer runs: see expireAt.
+	timers sync.Map
 
 	enabled, resumed, refused, expired *session.Counter
 }
@@ -125,6 +148,18 @@ func (m *module) Load(api *session.API) error {
 	if m.newID, ok = session.Lookup[IDGenerator](api); !ok {
 		return errors.New("the process has given no generator of resumption ids")
 	}
+	var err error
+	if m.db, err = storage.Open(api); err != nil {
+		return err
+	}
+	if m.rows, err = storage.OpenMap(api, rowsDef); err != nil {
+		return err
+	}
+	if m.old, err = m.haveOld(); err != nil {
+		return err
+	}
+	m.log, m.answer = api.Log, m.answerWith
+	session.Resident(api, part, m.read)
 	count := func(name, help string) *session.Counter {
 		return api.Router.Counter(session.CounterName{Name: name, Help: help})
 	}
@@ -139,11 +174,18 @@ func (m *module) Load(api *session.API) error {
 		Needs:         session.HasUser,
 		Forbids:       session.S2S,
 		Offer: func(st session.Negotiation, a *xmlstream.Appender) {
-			if st.Session() == nil {
+			if s := st.Session(); s == nil || !managed(s) {
 				a.Open(featureName).Close()
 			}
 		},
 		Handle: m.handle,
+	}, session.StreamFeature{ // before the login it is refused, and the client may log in (sections 3 and 6)
+		Name:          enableName,
+		Continuations: []xmlstream.Name{resumeName},
+		Forbids:       session.HasUser | session.S2S,
+		Handle: func(st session.Negotiation, _ xmlstream.Element) {
+			fail(st, stanza.UnexpectedRequest)
+		},
 	})
 	h.Inline = append(h.Inline,
 		session.InlineFeature{Module: api.Module, Name: resumeName, Place: session.InlineResume,
@@ -153,6 +195,15 @@ func (m *module) Load(api *session.API) error {
 			Begin: m.enableInline})
 	h.Hibernate.Add(api.Module, session.Deliver, m.hibernate)
 	h.Hibernated.Add(api.Module, session.Deliver, m.hibernated)
+	h.Resumed.Add(api.Module, session.Deliver, m.resumedHook)
+	h.Unbound.Add(api.Module, session.Deliver, m.unbound)
+	h.Persist.Add(api.Module, session.Deliver, m.persist)
+	h.Loaded.Add(api.Module, session.Deliver, m.loaded)
+	h.Bound.Add(api.Module, session.Deliver, m.bound)
+	for t := range h.Message {
+		h.Message[t].Add(api.Module, session.AfterRecord, m.record)
+		h.PreMessage[t].Add(api.Module, session.Deliver, m.record) // after the copies: here Record does not run
+	}
 	h.Unsent.Add(api.Module, session.Guard, dropEphemeral)
 	return nil
 }
@@ -172,7 +223,7 @@ func (m *module) handle(st session.Negotiation, e xmlstream.Element) {
 			fail(st, stanza.UnexpectedRequest)
 			return
 		}
-		session.WhenSettled(st.Stream, answerTicks, sendAnswer)
+		session.WhenSettled(st.Stream, answerTicks, m.answer)
 	default:
 		m.acknowledge(st, e)
 	}
@@ -182,6 +233,68 @@ func (m *module) handle(st session.Negotiation, e xmlstream.Element) {
 func managed(s *session.Session) (is bool) {
 	s.Outbox(func(o session.Outbox) { is = o.Terms() != nil })
 	return is
+}
+
+// An ackState says which acknowledgement of a session is a row. The outbox lock guards it.
+type ackState struct {
+	storing, known bool   // a commit is under way; the row says durable
+	durable        uint32 // stanzas of the client
+	again          bool   // the client has asked meanwhile,
+	next           uint32 // when so many were handled
+}
+
+// acks is set in sessions that were sent an acknowledgement and may be resumed.
+var acks = session.NewOutboxVar[ackState]("sm-acks")
+
+// answerWith answers <r/>: n stanzas of the client are handled. If the client may resume the session, that is
+// durable first: a process that follows this one must not say less. One commit of a session runs at a time.
+// On the stream's loop.
+func (m *module) answerWith(st *session.Stream, n uint32) {
+	var t *session.Terms
+	waits, row := false, false
+	s := st.Session()
+	s.Outbox(func(o session.Outbox) {
+		if t = o.Terms(); t == nil || t.ID == "" || m.db.Full() != nil {
+			return
+		}
+		a := acks.Get(o)
+		if a == nil {
+			a = new(ackState)
+			acks.Set(o, a)
+		}
+		switch {
+		case a.storing:
+			a.again, a.next, waits = true, n, true
+		case !a.known || a.durable != n:
+			a.storing, row = true, true
+		}
+	})
+	if !row {
+		if !waits {
+			sendAnswer(st, n)
+		}
+		return
+	}
+	b := m.db.NewBatch(t.Owner)
+	m.putHandled(b, t, n)
+	session.WhenDurable(st.LoopRouter(), session.Ticket(m.db.Commit(b)), func(err error) {
+		again, next := false, uint32(0)
+		s.Outbox(func(o session.Outbox) {
+			if a := acks.Get(o); a != nil {
+				again, next = a.again, a.next
+				*a = ackState{known: err == nil, durable: n}
+			}
+		})
+		if st.Session() != s || !s.Connected() {
+			return
+		}
+		if err == nil {
+			sendAnswer(st, n)
+		}
+		if again {
+			m.answerWith(st, next)
+		}
+	})
 }
 
 // sendAnswer sends <a/>: n stanzas of the client are handled.
@@ -195,13 +308,18 @@ func sendAnswer(st *session.Stream, n uint32) {
 // fail answers an element with <failed/>.
 func fail(st session.Negotiation, c stanza.Condition) {
 	a := st.LoopRouter().Appender()
-	appendFailed(a, c)
+	appendFailed(a, c, nil)
 	st.Send(a.B)
 }
 
-// appendFailed appends <failed/>.
-func appendFailed(a *xmlstream.Appender, c stanza.Condition) {
-	a.Open(failedName).Open(xmlstream.N(stanza.NSStanzas, c.String())).Close().Close()
+// appendFailed appends <failed/>. handled is the number of the stanzas that the server has handled; nil: it
+// is not known.
+func appendFailed(a *xmlstream.Appender, c stanza.Condition, handled *uint32) {
+	a.Open(failedName)
+	if handled != nil {
+		a.Attr(attrH, strconv.FormatUint(uint64(*handled), 10))
+	}
+	a.Open(xmlstream.N(stanza.NSStanzas, c.String())).Close().Close()
 }
 
 // acknowledge handles <a/>: the client has handled so many stanzas. One that acknowledges more than it was
@@ -248,7 +366,7 @@ func (m *module) enable(st session.Negotiation, e xmlstream.Element) {
 		fail(st, stanza.UnexpectedRequest)
 		return
 	}
-	t := m.terms(e)
+	t := m.terms(e, session.AccountID(st.LoopRouter(), s))
 	s.Outbox(func(o session.Outbox) { // nothing else is sent between the answer and the count
 		a := st.LoopRouter().Appender()
 		appendEnabled(a, t)
@@ -262,15 +380,15 @@ func (m *module) enable(st session.Negotiation, e xmlstream.Element) {
 // enableInline handles <enable/> within the binding of s (XEP-0198 section 9.1).
 func (m *module) enableInline(_ *session.InlineLogin, s *session.Session, e xmlstream.Element,
 	a *xmlstream.Appender) {
-	t := m.terms(e)
+	t := m.terms(e, s.Account().ID())
 	appendEnabled(a, t)
 	s.Outbox(func(o session.Outbox) { o.Manage(t) })
 	m.enabled.Add(1)
 }
 
-// terms returns the terms that <enable/> gets.
-func (m *module) terms(e xmlstream.Element) *session.Terms {
-	t := &session.Terms{Request: request}
+// terms returns the terms that <enable/> gets, of a client of the account with the id owner.
+func (m *module) terms(e xmlstream.Element, owner uint64) *session.Terms {
+	t := &session.Terms{Request: request, Owner: owner}
 	keep := m.keep
 	if max, ok := numberOf(e, attrMax); ok { // the client's wish, in seconds
 		keep = min(keep, time.Duration(max)*time.Second)
@@ -297,6 +415,7 @@ type resumption struct {
 	inline *session.InlineLogin // nil: an element of its own
 	previd string
 	h      uint32 // what the client has handled
+	owner  uint64 // the id of the account
 }
 
 // resume handles <resume/> on a stream that has logged in and bound nothing (XEP-0198 section 5).
@@ -324,6 +443,9 @@ func (r *resumption) begin(e xmlstream.Element) {
 	}
 	r.previd, r.h = string(id), h
 	r.st.Bind(func(a *session.Account, exists bool, err error) {
+		if exists {
+			r.owner = a.ID()
+		}
 		switch s := find(a, r.previd); {
 		case err != nil:
 			r.refuse(stanza.ResourceConstraint)
@@ -338,51 +460,109 @@ func (r *resumption) begin(e xmlstream.Element) {
 }
 
 // takenOver is called when the session hibernates, and everything that its streams have accepted is settled:
-// handled stanzas are. Under no lock.
+// handled stanzas are. It deletes the rows of the session first: after a crash the client is refused rather
+// than given a state that is not the last one. Under no lock.
 func (r *resumption) takenOver(handled uint32) {
+	r.again(func(a *session.Account, s *session.Session) {
+		if !r.check(a, s) {
+			return
+		}
+		l := r.st.LoopRouter()
+		t := r.m.forget(l, s, handled)
+		host, bare := s.Host(), a.JID()
+		session.WhenDurable(l, t, func(error) { // after finish, which is called first
+			l.Loop.Post(func() {
+				l.Enter(func() {
+					l.WithAccount(host, bare, func(l *session.LoopRouter, a *session.Account, _ bool, _ error) {
+						if s := find(a, r.previd); s != nil {
+							r.m.notResumed(l, s)
+						}
+					})
+				})
+			})
+		})
+		r.st.WhenDurable(t, func(err error) {
+			if err != nil {
+				r.refuse(stanza.ResourceConstraint)
+				return
+			}
+			r.again(func(a *session.Account, s *session.Session) { r.finish(a, s, handled) })
+		})
+	})
+}
+
+// check reports whether s may be resumed by a client that has handled r.h stanzas; if not, the client has its
+// answer. Under the account's lock.
+func (r *resumption) check(a *session.Account, s *session.Session) bool {
+	sent, ok := session.MayRewind(s, r.h)
+	whole := false
+	s.Outbox(func(o session.Outbox) { _, _, whole = o.Unacknowledged() })
+	switch {
+	case ok:
+		return true
+	case !whole:
+		a.ExpireSession(r.st.LoopRouter(), s)
+		r.refuse(stanza.ItemNotFound)
+	default:
+		r.st.Close(tooHigh(r.h, sent))
+	}
+	return false
+}
+
+// again calls then with the session, if it still hibernates: it may have ended, or another stream may have
+// resumed it. Under no lock; then runs under that of the account.
+func (r *resumption) again(then func(a *session.Account, s *session.Session)) {
 	r.st.Bind(func(a *session.Account, exists bool, err error) {
-		// It may have ended meanwhile, or another stream may have resumed it.
 		if s := find(a, r.previd); err == nil && exists && s != nil && !s.Connected() {
-			r.finish(a, s, handled)
+			then(a, s)
 			return
 		}
 		r.refuse(stanza.ItemNotFound)
 	})
 }
 
-// refuse answers <failed/>. Any lock may be held.
+// refuse answers <failed/>. If the session is not there, it says what the server has handled of it, as far as
+// the store knows: the client need not send that again (XEP-0198 section 5). Any lock may be held.
 func (r *resumption) refuse(c stanza.Condition) {
 	r.m.refused.Add(1)
+	if c == stanza.ItemNotFound {
+		var handled *uint32
+		read := func() (err error) {
+			handled, err = r.m.handledOf(r.owner, r.previd)
+			return err
+		}
+		if r.st.Await(reactor.Disk, read, func(error) { r.fail(c, handled) }) {
+			return
+		}
+	}
 	if r.inline == nil {
-		fail(r.st, c)
+		r.fail(c, nil)
 		return
 	}
 	l := r.st.LoopRouter()
-	l.Loop.Post(func() { // the login goes on under no lock
-		l.Enter(func() {
-			a := l.Appender()
-			appendFailed(a, c)
-			r.inline.Add(a.B)
-			r.inline.Continue()
-		})
-	})
+	l.Loop.Post(func() { l.Enter(func() { r.fail(c, nil) }) }) // the login goes on under no lock
+}
+
+// fail answers <failed/> with the condition c, and with h if the number of handled stanzas is known. If it is
+// part of a login, under no lock.
+func (r *resumption) fail(c stanza.Condition, handled *uint32) {
+	a := r.st.LoopRouter().Appender()
+	appendFailed(a, c, handled)
+	if r.inline == nil {
+		r.st.Send(a.B)
+		return
+	}
+	r.inline.Add(a.B)
+	r.inline.Continue()
 }
 
 // finish gives s, which hibernates, to the stream. Under the account's lock, on the loop of the stream.
 func (r *resumption) finish(a *session.Account, s *session.Session, handled uint32) {
 	l := r.st.LoopRouter()
-	whole := false
-	s.Outbox(func(o session.Outbox) { _, _, whole = o.Unacknowledged() })
-	switch sent, ok := session.Rewind(l, s, r.h); {
-	case ok:
-	case !whole:
-		a.ExpireSession(l, s)
-		r.refuse(stanza.ItemNotFound)
-		return
-	default:
-		r.st.Close(tooHigh(r.h, sent))
+	if !r.check(a, s) {
 		return
 	}
+	session.Rewind(l, s, r.h)
 	ap := l.Appender()
 	ap.Open(resumedName).Attr(attrPrevID, r.previd).Attr(attrH, strconv.FormatUint(uint64(handled), 10)).Close()
 	if r.inline != nil {
@@ -426,21 +606,43 @@ func (m *module) hibernate(_ *session.LoopRouter, s *session.Session) session.Ve
 	return v
 }
 
-// hibernated is the Hibernated hook: it ends the session if it is not resumed in time.
+// hibernated is the Hibernated hook: it stores the session, and ends it if it is not resumed in time.
 func (m *module) hibernated(l *session.LoopRouter, s *session.Session) {
-	host, full := s.Host(), s.JID()
-	t, times := hibernation(s)
+	t, _ := hibernation(s)
 	if t == nil {
 		return
 	}
-	l.After(t.Keep, func() {
+	r := restingVar.Get(s) // it was restored, and had begun to hibernate before
+	if r == nil {
+		r = &resting{deadline: m.db.Deadlines().Now() + int64(t.Keep)*tickMillis}
+		restingVar.Set(s, r)
+	}
+	m.expireAt(l, s, t, r)
+	m.keepWhenHandled(l, s, t)
+}
+
+// A timerKey is the deadline of the session with an id.
+type timerKey struct {
+	id string
+	at int64
+}
+
+// expireAt ends s at the deadline of r, if it still hibernates then.
+func (m *module) expireAt(l *session.LoopRouter, s *session.Session, t *session.Terms, r *resting) {
+	host, full, deadline := s.Host(), s.JID(), r.deadline
+	key := timerKey{t.ID, deadline}
+	if _, runs := m.timers.LoadOrStore(key, true); runs { // the account was evicted, and is loaded again
+		return
+	}
+	l.After(m.untilDeadline(r), func() {
+		m.timers.Delete(key)
 		l.WithAccount(host, full.Bare(), func(l *session.LoopRouter, a *session.Account, _ bool, _ error) {
 			if a == nil {
 				return
 			}
-			// Another session may have the resource by now, and this one may have been resumed and hibernate again.
+			// It may have been resumed, and hibernate again.
 			if s := find(a, t.ID); s != nil && !s.Connected() {
-				if _, now := hibernation(s); now == times {
+				if r := restingVar.Get(s); r != nil && r.deadline == deadline {
 					m.expired.Add(1)
 					a.ExpireSession(l, s)
 				}

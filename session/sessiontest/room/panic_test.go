@@ -113,7 +113,7 @@ func TestPanicInFunctionOfARoom(t *testing.T) {
 		{"Restore", func(s *sessiontest.Server, _ *sessiontest.Client) string {
 			err := errors.New("nothing was said")
 			on(s, func(l *session.LoopRouter) {
-				l.RestoreEntity([]byte("\x03\x04room\x14lawn@rooms.localhost\x00\x01{}"), func(e error) { err = e })
+				l.RestoreEntity([]byte("\x04\x04room\x14lawn@rooms.localhost\x00\x01{}"), func(e error) { err = e })
 			})
 			return fmt.Sprint("taken up: ", err)
 		}, "panic", "taken up: <nil>"},

@@ -1,0 +1,6 @@
+//go:build race
+
+package sm_test
+
+// raced: the race detector allocates.
+const raced = true
