@@ -55,11 +55,11 @@ type witness struct {
 func (h *host) witness(t *testing.T, u user, resource string) *witness {
 	t.Helper()
 	w := new(witness)
-	d, err := h.open(u, resource, func(m message) {
+	d, err := h.open(u, resource, ears{heard: func(m message) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.heard = append(w.heard, m.body)
-	})
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,9 +88,9 @@ func (w *witness) hears(t *testing.T, text string) {
 }
 
 // befriend makes both accounts see each other's presence.
-func befriend(t *testing.T, romeo, juliet *witness) {
+func befriend(t *testing.T, romeo, juliet *device) {
 	t.Helper()
-	for _, w := range []*witness{romeo, juliet} {
+	for _, w := range []*device{romeo, juliet} {
 		other := romeo.user
 		if w == romeo {
 			other = juliet.user
@@ -106,7 +106,7 @@ func befriend(t *testing.T, romeo, juliet *witness) {
 			t.Fatal(err)
 		}
 	}
-	for _, w := range []*witness{romeo, juliet} {
+	for _, w := range []*device{romeo, juliet} {
 		eventually(t, func() string { return w.address + " has no contact" }, func() bool {
 			r, err := w.request("get", "", "<query xmlns='"+xmpp.NSRoster+"'/>")
 			if err != nil {
@@ -131,7 +131,7 @@ func befriend(t *testing.T, romeo, juliet *witness) {
 func wasAway(p *pair, h *host, g program) {
 	t := p.t
 	romeo, phone := h.witness(t, p.romeo, "orchard"), h.witness(t, p.juliet, "phone")
-	befriend(t, romeo, phone)
+	befriend(t, romeo.device, phone.device)
 	var want []string
 	say := func(from *witness, to user, n int) {
 		t.Helper()
@@ -232,7 +232,8 @@ func (g *profanityKeeps) start() {
 	p := g.p
 	if g.x == nil {
 		g.x = p.terminal(map[string]string{
-			"config/profanity/profrc": "[ui]\nsplash=false\n[connection]\ncarbons=true\n[chatstates]\nenabled=false\n",
+			"config/profanity/profrc": "[ui]\nsplash=false\n[connection]\ncarbons=true\nreconnect=1\n" +
+				"[chatstates]\nenabled=false\n",
 			"share/profanity/accounts": fmt.Sprintf("[juliet]\nenabled=true\njid=%s\nserver=localhost\nport=%s\n"+
 				"password=%s\nresource=profanity\n", p.juliet.address, p.port(), p.juliet.password),
 		})

@@ -25,23 +25,29 @@ const perSecond = 50
 type conversation struct {
 	t        *testing.T
 	h        *host
-	devices  [4]*member // of romeo, juliet, romeo, juliet
+	devices  []*member // four, of romeo, juliet, romeo, juliet; the first two are devices of this process
 	survives bool
 	rate     int           // messages in a second
 	stop     chan struct{} // closed: no more messages are sent
 	running  sync.WaitGroup
+	quiet    sync.Once // closes stop
+	looked   time.Time // when the databases of programs were read last
 
-	mu   sync.Mutex // guards what follows, and the log of each member
-	sent int        // messages that were written to a connection so far, whole or in part
-	err  error      // the first failure
+	mu    sync.Mutex // guards what follows, and the log of each member
+	sent  int        // messages that were written to a connection so far, whole or in part
+	shown []string   // presence of the last device that has come to the third one: its sender, and its type
+	err   error      // the first failure
 }
 
-// A member is a device of a conversation, over all of its sessions.
+// A member is a device of a conversation, over all of its sessions. It is a device of this process, a client
+// of another project that is told what to do, or a program that keeps what it hears and sends nothing.
 type member struct {
 	c        *conversation
 	user     user
 	resource string
 	d        *device // nil while it is not connected
+	far      *remote
+	keeps    program
 	log      []message
 	waiting  []message // came while the archive was read
 	reading  bool      // the archive is read
@@ -57,19 +63,40 @@ const prefix = "chat "
 // converse starts a conversation between the two accounts of a name, with rate messages in a second.
 func converse(t *testing.T, h *host, name string, survives bool, rate int) *conversation {
 	t.Helper()
+	c := meet(t, h, name, survives, rate, 4)
+	c.begin()
+	return c
+}
+
+// meet connects the first devices of a conversation. Before it begins, there are four members.
+func meet(t *testing.T, h *host, name string, survives bool, rate, devices int) *conversation {
+	t.Helper()
 	c := &conversation{t: t, h: h, survives: survives, rate: rate, stop: make(chan struct{})}
 	us := users(name)
-	for i := range c.devices {
-		c.devices[i] = &member{c: c, user: us[i%2], resource: fmt.Sprintf("device%d", i/2)}
-		if err := c.devices[i].connect(); err != nil {
+	for i := range devices {
+		m := &member{c: c, user: us[i%2], resource: fmt.Sprintf("device%d", i/2)}
+		c.devices = append(c.devices, m)
+		if err := m.connect(); err != nil {
 			t.Fatal(err)
 		}
 	}
+	return c
+}
+
+// begin lets the members speak.
+func (c *conversation) begin() {
 	for _, m := range c.devices {
-		c.running.Go(m.stay)
+		if m.d != nil {
+			c.running.Go(m.stay)
+		}
 	}
 	c.running.Go(c.send)
-	return c
+}
+
+// end lets no member speak any more. A second call does nothing.
+func (c *conversation) end() {
+	c.quiet.Do(func() { close(c.stop) })
+	c.running.Wait()
 }
 
 // fail keeps the first failure.
@@ -103,18 +130,34 @@ func (m *member) hear(s message) {
 // connect logs in, and reads what the device missed.
 func (m *member) connect() error {
 	c := m.c
-	last := m.last()
 	c.mu.Lock()
+	last := m.last()
 	m.reading = c.survives
 	c.mu.Unlock()
-	d, err := c.h.open(m.user, m.resource, m.hear)
+	ears := ears{heard: m.hear}
+	if len(c.devices) > 2 && m == c.devices[2] {
+		ears.seen = func(from, kind string) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			if strings.HasPrefix(from, m.c.devices[1].user.address+"/") && !strings.HasSuffix(from, "/device0") {
+				c.shown = append(c.shown, from+" "+kind)
+			}
+		}
+	}
+	d, err := c.h.open(m.user, m.resource, ears)
 	if err != nil {
 		return err
 	}
 	if c.survives {
 		missed, err := d.archive(last)
-		for err != nil && d.alive() == nil && m.forget(last) {
+		for err != nil && d.alive() == nil {
+			c.mu.Lock()
+			again := m.forget(last)
 			last = m.last()
+			c.mu.Unlock()
+			if !again {
+				break
+			}
 			missed, err = d.archive(last)
 		}
 		if err != nil {
@@ -123,25 +166,7 @@ func (m *member) connect() error {
 			return err
 		}
 		c.mu.Lock()
-		known := make(map[string]bool)
-		for _, s := range m.log {
-			known[s.id] = true
-		}
-		for _, s := range append(missed, m.waiting...) {
-			// A message may come live and be in a page, too: its id says that it is the same one.
-			if s.id == "" || !known[s.id] {
-				m.log = append(m.log, s)
-			}
-			known[s.id] = true
-		}
-		m.paged = make(map[string]bool)
-		for _, s := range missed {
-			m.paged[s.id] = s.id != ""
-		}
-		for _, s := range m.waiting {
-			delete(m.paged, s.id)
-		}
-		m.waiting, m.reading = nil, false
+		m.merge(missed)
 		c.mu.Unlock()
 	}
 	c.mu.Lock()
@@ -150,10 +175,48 @@ func (m *member) connect() error {
 	return nil
 }
 
-// last is the id of the youngest message that the device knows; "" if it knows none.
+// merge takes what was missed, and then what has come live since the device is back. Under mu.
+func (m *member) merge(missed []message) {
+	known := make(map[string]bool)
+	for _, s := range m.log {
+		known[s.id] = true
+	}
+	for _, s := range append(missed, m.waiting...) {
+		// A message may come live and be in a page, too: its id says that it is the same one.
+		if s.id == "" || !known[s.id] {
+			m.log = append(m.log, s)
+		}
+		known[s.id] = true
+	}
+	m.paged = make(map[string]bool)
+	for _, s := range missed {
+		m.paged[s.id] = s.id != ""
+	}
+	for _, s := range m.waiting {
+		delete(m.paged, s.id)
+	}
+	m.waiting, m.reading = nil, false
+}
+
+// voice says something for the member; nil while it is not connected, and for a program. Under mu.
+func (m *member) voice() func(to, id, body string) error {
+	switch {
+	case m.d != nil:
+		return m.d.say
+	case m.far != nil && m.far.up:
+		return m.far.say
+	}
+	return nil
+}
+
+// present says whether others may write to the member's full address: it is connected, or has a session that
+// it resumes. Under mu.
+func (m *member) present() bool {
+	return m.d != nil || m.far != nil && (m.far.up || !m.c.survives)
+}
+
+// last is the id of the youngest message that the device knows; "" if it knows none. Under mu.
 func (m *member) last() (id string) {
-	m.c.mu.Lock()
-	defer m.c.mu.Unlock()
 	for _, s := range m.log {
 		if s.id != "" {
 			id = s.id
@@ -163,10 +226,8 @@ func (m *member) last() (id string) {
 }
 
 // forget forgets the youngest message, whose id the archive does not have any more, if it came live in the
-// last second before the connection ended. A server that was killed may not have stored it.
+// last second before the connection ended. A server that was killed may not have stored it. Under mu.
 func (m *member) forget(id string) bool {
-	m.c.mu.Lock()
-	defer m.c.mu.Unlock()
 	if len(m.log) == 0 {
 		return false
 	}
@@ -221,13 +282,13 @@ func (c *conversation) send() {
 			return
 		}
 		from, to := c.devices[turn%4], c.devices[(turn+1)%4]
+		c.mu.Lock()
 		address := to.user.address
 		if turn%3 == 0 {
 			address += "/" + to.resource
 		}
-		c.mu.Lock()
-		d := from.d
-		if d == nil || (turn%3 == 0 && to.d == nil) {
+		say := from.voice()
+		if say == nil || (turn%3 == 0 && !to.present()) {
 			c.mu.Unlock() // a device that is away neither sends nor is written to by its full address
 			continue
 		}
@@ -235,7 +296,7 @@ func (c *conversation) send() {
 		c.sent++
 		from.own = append(from.own, id)
 		c.mu.Unlock()
-		if err := d.say(address, id, id); err != nil && !c.survives {
+		if err := say(address, id, id); err != nil && !c.survives {
 			c.fail(err)
 			return
 		}
@@ -267,6 +328,7 @@ func (c *conversation) goOn(n int) {
 // arrived is how many messages each device has heard by now, and how many there should be at the end: all but
 // those that it has sent itself.
 func (c *conversation) arrived() (at, want []int) {
+	c.look()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, m := range c.devices {
@@ -275,12 +337,37 @@ func (c *conversation) arrived() (at, want []int) {
 	return at, want
 }
 
+// look reads what the programs have kept by now, if it was not read just now.
+func (c *conversation) look() {
+	for _, m := range c.devices {
+		if m.keeps == nil || time.Since(c.looked) < time.Second/2 {
+			continue
+		}
+		kept := m.keeps.kept()
+		c.looked = time.Now()
+		c.mu.Lock()
+		m.log = nil
+		for _, body := range kept {
+			if strings.HasPrefix(body, prefix) {
+				m.log = append(m.log, message{how: "kept", body: body})
+			}
+		}
+		c.mu.Unlock()
+	}
+}
+
+// presences are what contacts have seen of the last device, which is not of this process.
+func (c *conversation) presences() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.shown)
+}
+
 // finish stops the conversation, waits until all that was said has arrived, and checks what each device and
 // each archive has.
 func (c *conversation) finish() {
 	c.t.Helper()
-	close(c.stop)
-	c.running.Wait()
+	c.end()
 	for end := time.Now().Add(deviceTimeout); !c.survives; time.Sleep(20 * time.Millisecond) {
 		at, want := c.arrived()
 		if slices.Equal(at, want) {
@@ -326,7 +413,9 @@ func (c *conversation) faults() (all []error) {
 		if err != nil {
 			all = append(all, err)
 		}
-		archives[m.user.address] = a
+		archives[m.user.address] = slices.DeleteFunc(a, func(s message) bool {
+			return !strings.HasPrefix(s.body, prefix)
+		})
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -336,6 +425,17 @@ func (c *conversation) faults() (all []error) {
 		}
 	}
 	for _, m := range c.devices {
+		if m.keeps != nil {
+			if err := m.checkKept(archives[m.user.address]); err != nil {
+				all = append(all, fmt.Errorf("%s has kept: %w", m.user.address, err))
+			}
+			continue
+		}
+		if m.far != nil {
+			if err := m.far.checkAcks(archives[m.user.address]); err != nil {
+				all = append(all, err)
+			}
+		}
 		if err := m.check(archives[m.user.address]); err != nil {
 			all = append(all, fmt.Errorf("%s/%s: %w", m.user.address, m.resource, err))
 		}
@@ -412,6 +512,33 @@ func (m *member) check(archive []message) error {
 	if len(missing) > 0 {
 		return fmt.Errorf("%d messages of the archive never came, as %v", len(missing),
 			missing[:min(10, len(missing))])
+	}
+	return nil
+}
+
+// checkKept checks what a program has kept against the archive of its account: each message once, and those
+// of one sender in their order. Programs sort what they keep by times of their own.
+func (m *member) checkKept(archive []message) error {
+	from := make(map[string]string)
+	for _, s := range archive {
+		from[s.body] = s.from
+	}
+	heard, last := make(map[string]bool), make(map[string]string)
+	for _, s := range m.log {
+		sender, ok := from[s.body]
+		switch {
+		case !ok:
+			return fmt.Errorf("%q, and the archive does not have it", s.body)
+		case heard[s.body]:
+			return fmt.Errorf("%q twice", s.body)
+		case last[sender] > s.body:
+			return fmt.Errorf("%q after %q, both of %s", s.body, last[sender], sender)
+		}
+		heard[s.body], last[sender] = true, s.body
+	}
+	missing := slices.DeleteFunc(slices.Sorted(maps.Keys(from)), func(b string) bool { return heard[b] })
+	if len(missing) > 0 {
+		return fmt.Errorf("not %d messages of the archive, as %v", len(missing), missing[:min(10, len(missing))])
 	}
 	return nil
 }

@@ -54,17 +54,23 @@ type device struct {
 	mu      sync.Mutex // guards all that follows
 	answers map[string]chan xmlstream.Element
 	pages   map[string][]message // by queryid
-	heard   func(message)        // takes each message with a body that is no result of a query
+	ears    ears
 	// ended is closed when the connection is no more; err then says why.
 	ended chan struct{}
 	err   error
 }
 
+// ears take what comes to a device, on its goroutine.
+type ears struct {
+	heard func(message)           // takes each message with a body that is no result of a query; may be nil
+	seen  func(from, kind string) // takes sender and type of each presence stanza; may be nil
+}
+
 // deviceTimeout is how long a device waits for an answer: the machine may be busy with a dozen clients.
 const deviceTimeout = time.Minute
 
-// open logs in. heard is called on the device's goroutine.
-func (h *host) open(u user, resource string, heard func(message)) (*device, error) {
+// open logs in.
+func (h *host) open(u user, resource string, ears ears) (*device, error) {
 	pem, err := os.ReadFile(h.Certificate())
 	if err != nil {
 		return nil, err
@@ -77,7 +83,7 @@ func (h *host) open(u user, resource string, heard func(message)) (*device, erro
 	if err != nil {
 		return nil, err
 	}
-	d := &device{user: u, conn: conn, xml: xmpp.NewConn(conn), heard: heard,
+	d := &device{user: u, conn: conn, xml: xmpp.NewConn(conn), ears: ears,
 		answers: make(map[string]chan xmlstream.Element), pages: make(map[string][]message),
 		ended: make(chan struct{})}
 	if err := d.login(resource); err != nil {
@@ -165,6 +171,10 @@ func (d *device) take(e xmlstream.Element) {
 		if answer != nil {
 			answer <- e.Clone()
 		}
+	case stanza.Presence:
+		if d.ears.seen != nil {
+			d.ears.seen(attr(e, stanza.AttrFrom), attr(e, stanza.AttrType))
+		}
 	case stanza.Message:
 		if r, ok := e.Child(nameResult); ok {
 			m, ok := d.message("archived", forwarded(r))
@@ -182,8 +192,8 @@ func (d *device) take(e xmlstream.Element) {
 		} else if c, ok := e.Child(xmpp.CarbonReceived); ok {
 			how, inner = "received", forwarded(c)
 		}
-		if m, ok := d.message(how, inner); ok && d.heard != nil {
-			d.heard(m)
+		if m, ok := d.message(how, inner); ok && d.ears.heard != nil {
+			d.ears.heard(m)
 		}
 	}
 }

@@ -202,6 +202,12 @@ func aioxmpp(p *pair) {
 // npm's @xmpp/client, installed where CANTO_NODE_DIR says, runs a script of testdata.
 func xmppjs(p *pair, script string, more ...string) {
 	p.t.Helper()
+	p.run("node", append(xmppjsArguments(p, script), more...)...)
+}
+
+// xmppjsArguments are what node gets to run a script of testdata.
+func xmppjsArguments(p *pair, script string) []string {
+	p.t.Helper()
 	dir := os.Getenv("CANTO_NODE_DIR")
 	if dir == "" {
 		p.t.Fatal("CANTO_NODE_DIR names no folder with @xmpp/client in its node_modules")
@@ -215,7 +221,7 @@ func xmppjs(p *pair, script string, more ...string) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	defer os.Remove(f.Name())
+	p.t.Cleanup(func() { os.Remove(f.Name()) })
 	if _, err := f.Write(text); err != nil {
 		p.t.Fatal(err)
 	}
@@ -226,8 +232,8 @@ func xmppjs(p *pair, script string, more ...string) {
 	if p.how == "direct" {
 		scheme = "xmpps"
 	}
-	p.run("node", append([]string{f.Name(), scheme + "://localhost:" + p.port(), p.romeo.address,
-		p.romeo.password, p.juliet.address, p.juliet.password}, more...)...)
+	return []string{f.Name(), scheme + "://localhost:" + p.port(), p.romeo.address, p.romeo.password,
+		p.juliet.address, p.juliet.password}
 }
 
 var built struct {

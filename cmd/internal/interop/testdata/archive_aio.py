@@ -1,7 +1,6 @@
 """Carbons both ways, pages of the archive and what waited, through aioxmpp. The last line is "ok".
 
-The CA is what SSL_CERT_FILE names. The library has no archive: its queries are defined here by the
-library's own means (XSO), with its own elements of XEP-0059.
+The CA is what SSL_CERT_FILE names.
 
 Stage "archive" is all of it on a server that stays. "away NAME" sends three messages that begin with NAME to
 an account that is away, and waits until they are in the sender's archive. "back NAME..." comes back to those of
@@ -15,39 +14,11 @@ import sys
 
 import aioxmpp
 import aioxmpp.dispatcher
-import aioxmpp.forms
-import aioxmpp.misc
 import aioxmpp.rsm.xso
-import aioxmpp.xso as xso
+
+import mam_aio
 
 port, _, ROMEO, rpw, JULIET, jpw, stage, *more = sys.argv[1:]
-MAM = "urn:xmpp:mam:2"
-
-
-@aioxmpp.IQ.as_payload_class
-class Query(xso.XSO):
-    TAG = MAM, "query"
-    queryid = xso.Attr("queryid", default=None)
-    form = xso.Child([aioxmpp.forms.Data])
-    rsm = xso.Child([aioxmpp.rsm.xso.ResultSetMetadata])
-
-
-@aioxmpp.IQ.as_payload_class
-class Fin(xso.XSO):
-    TAG = MAM, "fin"
-    complete = xso.Attr("complete", type_=xso.Bool(), default=False)
-    stable = xso.Attr("stable", type_=xso.Bool(), default=True)
-    rsm = xso.Child([aioxmpp.rsm.xso.ResultSetMetadata])
-
-
-class Result(xso.XSO):
-    TAG = MAM, "result"
-    queryid = xso.Attr("queryid", default=None)
-    id_ = xso.Attr("id")
-    forwarded = xso.Child([aioxmpp.misc.Forwarded])
-
-
-aioxmpp.Message.mam_result = xso.Child([Result])
 
 
 def step(name):
@@ -98,17 +69,8 @@ class Client:
         await aioxmpp.ping.ping(self.c, aioxmpp.JID.fromstr("localhost"))
 
     async def page(self, rsm, **fields):
-        query = Query()
-        query.rsm = rsm
-        query.queryid = "q"
-        query.form = aioxmpp.forms.Data(type_=aioxmpp.forms.DataType.SUBMIT)
-        for name, value in {"FORM_TYPE": MAM, **fields}.items():
-            kind = aioxmpp.forms.FieldType.HIDDEN if name == "FORM_TYPE" else None
-            f = aioxmpp.forms.Field(var=name.replace("_", "-") if name != "FORM_TYPE" else name, values=[value])
-            f.type_ = kind or aioxmpp.forms.FieldType.TEXT_SINGLE
-            query.form.fields.append(f)
         self.results = []
-        fin = await self.c.send(aioxmpp.IQ(type_=aioxmpp.IQType.SET, payload=query))
+        fin = await self.c.send(mam_aio.query(rsm, **fields))
         return self.results, fin
 
     async def pages(self, size, backwards=False, **fields):
