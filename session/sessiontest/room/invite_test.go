@@ -48,7 +48,7 @@ func TestExpiryOnFlakyStore(t *testing.T) {
 			if got := romeo.Received(); strings.Contains(got, "<expired") {
 				t.Errorf("before it is durable: %s", got)
 			}
-			if n := writes.Load() - before; n > 15 {
+			if n := writes.Load() - before; n > 18 { // two or three of them say that the server runs
 				t.Errorf("the store is asked %d times in two minutes", n)
 			}
 			broken(false)
