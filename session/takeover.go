@@ -38,7 +38,8 @@ func takeOver(l *LoopRouter, s *Session, then func(handled uint32)) {
 
 // AfterHandled calls then with the number of the client's stanzas that the streams of s have handled, when
 // the last stream reads no more and all that it has accepted is settled, also if s has ended by then: at
-// once, or later on the loop of that stream, under no lock. Under the account's lock.
+// once, under the account's lock, or later on the loop of that stream, under no lock. Under the
+// account's lock.
 func AfterHandled(s *Session, then func(handled uint32)) {
 	out := s.lockOutbox()
 	var at *LoopRouter

@@ -31,8 +31,9 @@ import (
 //   - When an account is loaded its rows become sessions again. expireOld loads those of an earlier
 //     process when they are due.
 
-// rowsDef has the rows of sessions that hibernate. The key of a session's own row is its id, those of its
-// queue have NUL and the index, 4 bytes, behind it.
+// rowsDef has the rows of sessions that hibernate. The key of a session's own row is its id. Behind the id and
+// NUL, a row of its queue has the index, 4 bytes; what its client has not acknowledged has "s"; what is
+// handled of it has "h".
 var rowsDef = store.NewMap[string, []byte]("sm", 'q', 1)
 
 // maxQueue is more than the elements of a queue. It is below the letters of the other rows, as a key.
@@ -207,7 +208,10 @@ func (m *module) read(from *store.Snapshot, who session.EntityRef) (p *stored, e
 func (m *module) loaded(l *session.LoopRouter, a *session.Account) {
 	for _, s := range a.Resources() {
 		if r := restingVar.Get(s); r != nil && !r.deleted {
-			r.unknown()
+			r.unknown() // and they must not stay behind what comes for it
+			if t, _ := hibernation(s); t != nil {
+				m.keepWhenHandled(l, s, t)
+			}
 		}
 	}
 	p := part.Get(a)

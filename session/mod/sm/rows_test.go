@@ -336,3 +336,19 @@ func TestResumptionIsNotCompleted(t *testing.T) {
 		}
 	}
 }
+
+// An account is reloaded while a session hibernates: what comes for it then is stored, as before.
+func TestReloadedWhileHibernating(t *testing.T) {
+	s, romeo, juliet := enabled(t)
+	juliet.DropConn()
+	s.Settle()
+	s.Reload()
+	for i := range 2 {
+		romeo.Send(fmt.Sprintf("<message to='juliet@localhost' type='chat'><body>%d</body></message>", i))
+		s.Settle()
+	}
+	s.Crash()
+	if got := resume(s, "again", "session-1", 0).Received(); strings.Count(got, "<body>") != 2 {
+		t.Errorf("juliet got %q", got)
+	}
+}
