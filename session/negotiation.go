@@ -467,30 +467,24 @@ func (st Negotiation) Bind(with func(a *Account, exists bool, err error)) {
 // then is not called if st has ended meanwhile.
 func (st Negotiation) TakeOver(s *Session, then func(handled uint32)) {
 	st.parkForReply()
-	takeOver(st.loop, s, func(handled uint32) {
-		defer closeOnPanic(st.Stream)
-		if st.bits&bitGone != 0 {
-			return
-		}
-		st.unpark(parkedWork)
-		if st.state != Closing {
-			then(handled)
-		}
-	})
+	takeOver(st.loop, s, func(handled uint32) { st.goOn(func() { then(handled) }) })
+}
+
+// goOn ends the parking of parkForReply and calls then, unless st has ended.
+func (st Negotiation) goOn(then func()) {
+	defer closeOnPanic(st.Stream)
+	if st.bits&bitGone != 0 {
+		return
+	}
+	st.unpark(parkedWork)
+	if st.state != Closing {
+		then()
+	}
 }
 
 // WhenDurable is [WhenDurable] for a stream whose answer waits for t: st is parked until then is called. then
 // is not called if st has ended meanwhile.
 func (st Negotiation) WhenDurable(t Ticket, then func(err error)) {
 	st.parkForReply()
-	WhenDurable(st.loop, t, func(err error) {
-		defer closeOnPanic(st.Stream)
-		if st.bits&bitGone != 0 {
-			return
-		}
-		st.unpark(parkedWork)
-		if st.state != Closing {
-			then(err)
-		}
-	})
+	WhenDurable(st.loop, t, func(err error) { st.goOn(func() { then(err) }) })
 }

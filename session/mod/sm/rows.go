@@ -31,8 +31,8 @@ import (
 //   - When an account is loaded its rows become sessions again. expireOld loads those of an earlier
 //     process when they are due.
 
-// rowsDef has the rows of sessions that hibernate. The key of a session's own row is its id. Behind the id and
-// NUL, a row of its queue has the index, 4 bytes; what its client has not acknowledged has "s"; what is
+// rowsDef has the rows of sessions that hibernate. The key of a session's own row is its id. Behind the id
+// and NUL, a row of its queue has the index, 4 bytes; what its client has not acknowledged has "s"; what is
 // handled of it has "h".
 var rowsDef = store.NewMap[string, []byte]("sm", 'q', 1)
 
